@@ -53,7 +53,8 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Lsn, ParseLsnError> {
         let half = |digits: &str| -> Option<u64> {
-            let plain = !digits.is_empty() && digits.len() <= 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            let plain =
+                !digits.is_empty() && digits.len() <= 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());
             plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
         };
         text.split_once('/')
