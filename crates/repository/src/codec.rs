@@ -1,0 +1,110 @@
+//! Frames: runs of bytes, compressed with zstd and known by the SHA-256 of their plain form.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// The plain bytes of a frame at most.
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// SHA-256 of plain bytes, printed in lower-case hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Checksum(pub [u8; 32]);
+
+impl Checksum {
+    /// The checksum of these bytes.
+    pub fn of(bytes: &[u8]) -> Checksum {
+        Checksum(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Checksum {
+    type Err = hex::FromHexError;
+
+    fn from_str(text: &str) -> Result<Checksum, hex::FromHexError> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)?;
+        Ok(Checksum(bytes))
+    }
+}
+
+impl Serialize for Checksum {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Checksum {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Checksum, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a frame turned out not to be.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// zstd cannot read it.
+    #[error("it does not decompress: {0}")]
+    Decompress(std::io::Error),
+    /// It holds other bytes than were written.
+    #[error("its bytes have checksum {found}, not {expected}")]
+    Checksum {
+        /// What was written.
+        expected: Checksum,
+        /// What is there.
+        found: Checksum,
+    },
+}
+
+thread_local! {
+    // A compression context is a megabyte and more; making one for every frame would cost as much as the frame.
+    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// One zstd frame with these bytes.
+pub fn compress(plain: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some((made_for, compressor)) if *made_for == level => compressor,
+            _ => &mut slot.insert((level, zstd::bulk::Compressor::new(level)?)).1,
+        };
+        let mut stored = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
+        compressor.compress_to_buffer(plain, &mut stored)?;
+        stored.shrink_to_fit();
+        Ok(stored)
+    })
+}
+
+/// The plain bytes of one zstd frame, which has `plain_len` of them with this checksum.
+pub fn decompress(stored: &[u8], plain_len: usize, expected: &Checksum) -> Result<Vec<u8>, FrameError> {
+    let plain = DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            None => slot.insert(zstd::bulk::Decompressor::new().map_err(FrameError::Decompress)?),
+        };
+        decompressor.decompress(stored, plain_len).map_err(FrameError::Decompress)
+    })?;
+    let found = Checksum::of(&plain);
+    if found == *expected && plain.len() == plain_len {
+        Ok(plain)
+    } else {
+        Err(FrameError::Checksum { expected: *expected, found })
+    }
+}

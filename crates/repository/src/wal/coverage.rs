@@ -1,0 +1,179 @@
+//! Which WAL there is, from names alone.
+
+use std::collections::BTreeMap;
+
+use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
+use store::Entry;
+
+use super::{Frontier, Hole};
+use crate::{Cluster, Error, layout};
+
+/// WAL bytes `[from, to)` that are there without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// First byte.
+    pub from: Lsn,
+    /// First byte that is not there.
+    pub to: Lsn,
+}
+
+/// Which WAL of one timeline there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimelineCoverage {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// In order, apart from each other.
+    pub ranges: Vec<Range>,
+    /// What is recorded as missing.
+    pub holes: Vec<Hole>,
+    /// Whole segments.
+    pub segments: u64,
+    /// Pieces of segments that are not whole.
+    pub pieces: u64,
+    /// Bytes stored.
+    pub stored_bytes: u64,
+}
+
+/// Which WAL there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// By timeline.
+    pub timelines: BTreeMap<TimelineId, TimelineCoverage>,
+}
+
+impl TimelineCoverage {
+    fn new(timeline: TimelineId, holes: Vec<Hole>) -> TimelineCoverage {
+        TimelineCoverage { timeline, ranges: Vec::new(), holes, segments: 0, pieces: 0, stored_bytes: 0 }
+    }
+
+    /// The first and the last byte there is, whatever lies between.
+    pub fn bounds(&self) -> Option<Range> {
+        Some(Range { from: self.ranges.first()?.from, to: self.ranges.last()?.to })
+    }
+
+    /// The end of the run of WAL that holds the byte before or at `lsn`; `None` when it is not there.
+    pub fn end_from(&self, lsn: Lsn) -> Option<Lsn> {
+        self.ranges.iter().find(|range| range.from <= lsn && lsn <= range.to).map(|range| range.to)
+    }
+
+    /// Missing ranges between the first and the last byte that no hole explains.
+    pub fn unexplained_gaps(&self) -> Vec<Range> {
+        let gaps = self.ranges.windows(2).map(|pair| Range { from: pair[0].to, to: pair[1].from });
+        gaps.filter(|gap| !self.holes.iter().any(|hole| hole.from <= gap.from && gap.to <= hole.to)).collect()
+    }
+
+    /// Where archiving goes on: the end of the newest WAL that is there without a gap but recorded holes.
+    pub fn resume_at(&self) -> Option<Lsn> {
+        match self.unexplained_gaps().first() {
+            Some(gap) => Some(gap.from),
+            None => self.bounds().map(|bounds| bounds.to),
+        }
+    }
+
+    /// The frontier that starts at [`TimelineCoverage::resume_at`].
+    pub fn frontier(&self) -> Option<Frontier> {
+        Some(Frontier::new(self.timeline, self.resume_at()?))
+    }
+
+    fn set_ranges(&mut self, mut ranges: Vec<Range>) {
+        ranges.sort_by_key(|range| range.from);
+        for range in ranges {
+            match self.ranges.last_mut() {
+                Some(last) if range.from <= last.to => last.to = last.to.max(range.to),
+                _ => self.ranges.push(range),
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Where archiving of a timeline begins when nothing of it is there: nothing before `lsn` is promised.
+    pub fn begin_frontier(&self, timeline: TimelineId, lsn: Lsn) -> Frontier {
+        Frontier::new(timeline, lsn)
+    }
+
+    /// Which WAL there is. Reads names only, so it costs a listing per 4 GiB of WAL.
+    pub async fn coverage(&self, size: SegmentSize) -> Result<Coverage, Error> {
+        let mut coverage = Coverage::default();
+        for timeline in self.wal_timelines().await? {
+            let timeline_coverage = self.timeline_coverage(timeline, size).await?;
+            if !(timeline_coverage.ranges.is_empty() && timeline_coverage.holes.is_empty()) {
+                coverage.timelines.insert(timeline, timeline_coverage);
+            }
+        }
+        Ok(coverage)
+    }
+
+    async fn wal_timelines(&self) -> Result<Vec<TimelineId>, Error> {
+        let entries = self.store.list(&self.layout.wal()?).await?;
+        let timeline = |entry: &Entry| match entry {
+            Entry::Directory { name } if name.len() == 8 => {
+                TimelineId::new(u32::from_str_radix(name, 16).ok()?)
+            }
+            _ => None,
+        };
+        Ok(entries.iter().filter_map(timeline).collect())
+    }
+
+    /// As [`Cluster::coverage`], of one timeline.
+    pub async fn timeline_coverage(
+        &self,
+        timeline: TimelineId,
+        size: SegmentSize,
+    ) -> Result<TimelineCoverage, Error> {
+        let mut coverage = TimelineCoverage::new(timeline, self.holes(timeline).await?);
+        let mut ranges = Vec::new();
+        let directory = self.layout.timeline(timeline)?;
+        for log in self.store.list(&directory).await? {
+            if log.name().len() != 8 {
+                continue;
+            }
+            let log = directory.directory(log.name()).map_err(|invalid| Error::ClusterName(invalid.0))?;
+            for entry in self.store.list(&log).await? {
+                self.cover(&mut coverage, &mut ranges, &entry, size).await?;
+            }
+        }
+        coverage.set_ranges(ranges);
+        Ok(coverage)
+    }
+
+    async fn cover(
+        &self,
+        coverage: &mut TimelineCoverage,
+        ranges: &mut Vec<Range>,
+        entry: &Entry,
+        segment_size: SegmentSize,
+    ) -> Result<(), Error> {
+        let text = entry.name();
+        let Some(name) = SegmentName::parse(text.strip_suffix(".zst").unwrap_or(text), segment_size) else {
+            return Ok(());
+        };
+        match entry {
+            Entry::Object { size, .. } => {
+                coverage.segments += 1;
+                coverage.stored_bytes += size;
+                ranges.push(Range { from: name.start(segment_size), to: name.end(segment_size) });
+            }
+            Entry::Directory { .. } => {
+                for (range, size) in self.pieces(name, segment_size).await? {
+                    coverage.pieces += 1;
+                    coverage.stored_bytes += size;
+                    ranges.push(range);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The pieces there are of a segment, in order, with the bytes each takes in the repository.
+    pub async fn pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Vec<(Range, u64)>, Error> {
+        let entries = self.store.list(&self.layout.pieces(name, size)?).await?;
+        let piece = |entry: &Entry| match entry {
+            Entry::Object { name, size } => {
+                layout::parse_range(name, ".zst").map(|(from, to)| (Range { from, to }, *size))
+            }
+            Entry::Directory { .. } => None,
+        };
+        Ok(entries.iter().filter_map(piece).collect())
+    }
+}

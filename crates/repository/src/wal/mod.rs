@@ -1,0 +1,11 @@
+//! WAL in the repository: segments, pieces of the segment that is still being written, history files, holes.
+
+mod coverage;
+mod durable;
+mod hole;
+mod object;
+
+pub use coverage::{Coverage, Range, TimelineCoverage};
+pub use durable::{Durable, Frontier, Stored};
+pub use hole::Hole;
+pub use object::{RestorePoint, Transactions, WalFacts, WalHeader, WalStream};

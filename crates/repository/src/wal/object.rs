@@ -1,0 +1,362 @@
+//! WAL objects: a segment, or a piece of one, as a plain zstd file.
+//!
+//! A leading skippable frame holds a document that says what the object is, so that any zstd reads the WAL bytes and
+//! nothing else, and we know what they should be.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
+use serde::{Deserialize, Serialize};
+use store::{Body, Key};
+
+use super::{Range, Stored};
+use crate::codec::{self, Checksum};
+use crate::pack::{Leading, leading, skippable};
+use crate::{Cluster, Error, document};
+
+/// What a WAL object is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalHeader {
+    /// Of the cluster.
+    #[serde(with = "crate::cluster::decimal")]
+    pub system_identifier: u64,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// First byte.
+    pub from: Lsn,
+    /// First byte after it.
+    pub to: Lsn,
+    /// Of the plain WAL bytes.
+    pub sha256: Checksum,
+    /// What the WAL holds that somebody may want to restore to.
+    #[serde(flatten)]
+    pub facts: WalFacts,
+}
+
+/// What a run of WAL holds that somebody may want to restore to: of the records that end in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFacts {
+    /// Commits and aborts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<Transactions>,
+    /// What `pg_create_restore_point` wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restore_points: Vec<RestorePoint>,
+}
+
+/// The ends of transactions in a run of WAL. Times need not rise with positions: PostgreSQL takes them before it
+/// inserts the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transactions {
+    /// How many.
+    pub count: u64,
+    /// The earliest.
+    pub earliest: DateTime<Utc>,
+    /// The latest.
+    pub latest: DateTime<Utc>,
+    /// The lowest transaction id.
+    pub xid_min: u32,
+    /// The highest transaction id.
+    pub xid_max: u32,
+}
+
+/// A named restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePoint {
+    /// Its name.
+    pub name: String,
+    /// End of its record.
+    pub lsn: Lsn,
+    /// When it was made.
+    pub time: DateTime<Utc>,
+}
+
+impl WalFacts {
+    /// A transaction ended.
+    pub fn add_transaction(&mut self, time: DateTime<Utc>, xid: u32) {
+        let one = Transactions { count: 1, earliest: time, latest: time, xid_min: xid, xid_max: xid };
+        self.merge_transactions(&one);
+    }
+
+    /// These facts and those of the WAL that follows.
+    pub fn merge(&mut self, later: &WalFacts) {
+        if let Some(transactions) = &later.transactions {
+            self.merge_transactions(transactions);
+        }
+        self.restore_points.extend(later.restore_points.iter().cloned());
+    }
+
+    fn merge_transactions(&mut self, other: &Transactions) {
+        match &mut self.transactions {
+            None => self.transactions = Some(other.clone()),
+            Some(all) => {
+                all.count += other.count;
+                all.earliest = all.earliest.min(other.earliest);
+                all.latest = all.latest.max(other.latest);
+                all.xid_min = all.xid_min.min(other.xid_min);
+                all.xid_max = all.xid_max.max(other.xid_max);
+            }
+        }
+    }
+}
+
+/// The identity that every WAL object of one stream shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalStream {
+    /// Of the cluster.
+    pub system_identifier: u64,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Of the cluster.
+    pub segment_size: SegmentSize,
+}
+
+/// zstd's level for WAL: what it costs is on the way of every commit.
+const WAL_LEVEL: i32 = 1;
+/// Bytes read first to see an object's header.
+const HEADER_BYTES: u64 = 16 << 10;
+/// A header longer than this is not one of ours.
+const HEADER_BYTES_MAX: usize = 16 << 20;
+
+impl Cluster {
+    /// Stores a whole segment durably. Meeting it again is success when it holds the same WAL.
+    pub async fn put_segment(
+        &self,
+        stream: &WalStream,
+        from: Lsn,
+        plain: Bytes,
+        facts: WalFacts,
+    ) -> Result<Stored, Error> {
+        let name = SegmentName::containing(stream.timeline, from, stream.segment_size);
+        let key = self.layout.segment(name, stream.segment_size)?;
+        self.put_wal(&key, stream, from, plain, facts).await
+    }
+
+    /// Stores WAL `[from, from + plain.len())` of a segment that is not whole yet, durably.
+    pub async fn put_piece(
+        &self,
+        stream: &WalStream,
+        from: Lsn,
+        plain: Bytes,
+        facts: WalFacts,
+    ) -> Result<Stored, Error> {
+        let name = SegmentName::containing(stream.timeline, from, stream.segment_size);
+        let to = from.advance(plain.len() as u64);
+        let key = self.layout.piece(name, stream.segment_size, from, to)?;
+        self.put_wal(&key, stream, from, plain, facts).await
+    }
+
+    async fn put_wal(
+        &self,
+        key: &Key,
+        stream: &WalStream,
+        from: Lsn,
+        plain: Bytes,
+        facts: WalFacts,
+    ) -> Result<Stored, Error> {
+        let to = from.advance(plain.len() as u64);
+        let (system_identifier, timeline) = (stream.system_identifier, stream.timeline);
+        let encoded = tokio::task::spawn_blocking(move || {
+            let sha256 = Checksum::of(&plain);
+            let header = WalHeader { system_identifier, timeline, from, to, sha256, facts };
+            let stored = codec::compress(&plain, WAL_LEVEL)?;
+            Ok::<_, std::io::Error>((header, stored))
+        })
+        .await
+        .unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+        let (header, stored) = encoded.map_err(|source| store::Error::Unavailable {
+            action: "compress",
+            key: key.to_string(),
+            source,
+        })?;
+        let mut body = Body::from(skippable(&document::seal("wal", &header)?));
+        body.push(stored.into());
+        match self.store.create(key, body).await {
+            Err(store::Error::Exists { .. }) => {
+                // Ours from before a restart, or somebody else's. Its bytes must be read: a header alone proves nothing.
+                let (found, _) = self.read_wal(key).await?;
+                if found.sha256 != header.sha256 || (found.from, found.to) != (from, to) {
+                    return Err(Error::Differs { key: key.to_string() });
+                }
+            }
+            result => result?,
+        }
+        Ok(Stored { timeline, from, to })
+    }
+
+    async fn read_wal(&self, key: &Key) -> Result<(WalHeader, Bytes), Error> {
+        let object = self.store.read(key, None).await?;
+        let key_again = key.clone();
+        tokio::task::spawn_blocking(move || decode(&key_again, &object)).await.unwrap_or_else(|cause| {
+            let source = std::io::Error::other(cause);
+            Err(store::Error::Unavailable { action: "decompress", key: key.to_string(), source }.into())
+        })
+    }
+
+    /// A whole segment's bytes.
+    pub async fn read_segment(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+    ) -> Result<(WalHeader, Bytes), Error> {
+        let key = self.layout.segment(name, size)?;
+        let (header, plain) = self.read_wal(&key).await?;
+        let expected = Range { from: name.start(size), to: name.end(size) };
+        check_place(&key, &header, name.timeline, expected)?;
+        Ok((header, plain))
+    }
+
+    /// One piece's bytes.
+    pub async fn read_piece(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        range: Range,
+    ) -> Result<(WalHeader, Bytes), Error> {
+        let key = self.layout.piece(name, size, range.from, range.to)?;
+        let (header, plain) = self.read_wal(&key).await?;
+        check_place(&key, &header, name.timeline, range)?;
+        Ok((header, plain))
+    }
+
+    /// The WAL there is of a segment that is not whole, from its start without a gap; empty when there is none.
+    pub async fn read_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Vec<u8>, Error> {
+        let mut plain = Vec::new();
+        for (range, _) in self.pieces(name, size).await? {
+            let at = name.start(size).advance(plain.len() as u64);
+            if range.from > at {
+                break;
+            }
+            if range.to <= at {
+                continue;
+            }
+            let (_, bytes) = self.read_piece(name, size, range).await?;
+            let skip = usize::try_from(at.since(range.from)).unwrap_or(usize::MAX);
+            plain.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+        }
+        Ok(plain)
+    }
+
+    /// What a segment's header says; `None` when the segment is not there.
+    pub async fn segment_header(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+    ) -> Result<Option<WalHeader>, Error> {
+        self.wal_header(&self.layout.segment(name, size)?).await
+    }
+
+    /// What a piece's header says; `None` when the piece is not there.
+    pub async fn piece_header(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        range: Range,
+    ) -> Result<Option<WalHeader>, Error> {
+        self.wal_header(&self.layout.piece(name, size, range.from, range.to)?).await
+    }
+
+    async fn wal_header(&self, key: &Key) -> Result<Option<WalHeader>, Error> {
+        let mut wanted = HEADER_BYTES;
+        loop {
+            let bytes = match self.store.read(key, Some(0..wanted)).await {
+                Err(store::Error::NotFound { .. }) => return Ok(None),
+                bytes => bytes?,
+            };
+            match leading(&bytes) {
+                Leading::Whole(payload, _) => return document::open("wal", key, payload).map(Some),
+                Leading::Need(len) if len <= HEADER_BYTES_MAX && (bytes.len() as u64) == wanted => {
+                    wanted = len as u64
+                }
+                Leading::Need(_) => return Err(Error::damaged(key, "it ends within its header")),
+                Leading::Foreign => {
+                    return Err(Error::damaged(key, "it does not start with a header of ours"));
+                }
+            }
+        }
+    }
+
+    /// Removes a segment's pieces, once the segment is whole or when newer pieces hold what they hold.
+    pub async fn delete_pieces(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        before: Lsn,
+    ) -> Result<(), Error> {
+        for (range, _) in self.pieces(name, size).await? {
+            if range.to <= before {
+                self.store.delete(&self.layout.piece(name, size, range.from, range.to)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes pieces that a longer piece from the start of the segment to `to` makes superfluous.
+    pub async fn delete_pieces_within(
+        &self,
+        name: SegmentName,
+        size: SegmentSize,
+        to: Lsn,
+    ) -> Result<(), Error> {
+        let whole = Range { from: name.start(size), to };
+        for (range, _) in self.pieces(name, size).await? {
+            if range != whole && range.to <= to {
+                self.store.delete(&self.layout.piece(name, size, range.from, range.to)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a timeline's history file durably.
+    pub async fn put_history(&self, timeline: TimelineId, content: Bytes) -> Result<(), Error> {
+        self.create_same(&self.layout.history(timeline)?, content).await
+    }
+
+    /// A timeline's history file as PostgreSQL wrote it; `None` when it is not there.
+    pub async fn history(&self, timeline: TimelineId) -> Result<Option<Bytes>, Error> {
+        match self.store.read(&self.layout.history(timeline)?, None).await {
+            Err(store::Error::NotFound { .. }) => Ok(None),
+            bytes => Ok(Some(bytes?)),
+        }
+    }
+
+    /// The timelines whose history files are there.
+    pub async fn histories(&self) -> Result<Vec<TimelineId>, Error> {
+        let entries = self.store.list(&self.layout.wal()?).await?;
+        let timeline = |name: &str| {
+            let digits = name.strip_suffix(".history").filter(|digits| digits.len() == 8)?;
+            TimelineId::new(u32::from_str_radix(digits, 16).ok()?)
+        };
+        Ok(entries.iter().filter_map(|entry| timeline(entry.name())).collect())
+    }
+
+    /// What names a segment's object in messages.
+    pub fn segment_key(&self, name: SegmentName, size: SegmentSize) -> Result<String, Error> {
+        Ok(self.layout.segment(name, size)?.to_string())
+    }
+}
+
+fn check_place(key: &Key, header: &WalHeader, timeline: TimelineId, range: Range) -> Result<(), Error> {
+    if header.timeline == timeline && (header.from, header.to) == (range.from, range.to) {
+        return Ok(());
+    }
+    let reason = format!(
+        "it holds timeline {} from {} to {}, not what its name says",
+        header.timeline, header.from, header.to
+    );
+    Err(Error::damaged(key, reason))
+}
+
+fn decode(key: &Key, object: &[u8]) -> Result<(WalHeader, Bytes), Error> {
+    let Leading::Whole(payload, stored) = leading(object) else {
+        return Err(Error::damaged(key, "it does not start with a whole header of ours"));
+    };
+    let header: WalHeader = document::open("wal", key, payload)?;
+    let len = usize::try_from(header.to.since(header.from)).unwrap_or(0);
+    if len == 0 || len > 1 << 30 {
+        return Err(Error::damaged(key, "its header names no range a segment can have"));
+    }
+    let plain = codec::decompress(stored, len, &header.sha256)
+        .map_err(|error| Error::damaged(key, error.to_string()))?;
+    Ok((header, plain.into()))
+}
