@@ -232,7 +232,7 @@ mod tests {
             |(number, offset, len, checksum)| {
                 let pack = PackName { backup: "20260102T030405Z".parse().unwrap(), number };
                 let frame =
-                    Frame { offset: offset << 20, stored: len, plain: 2000, checksum: Checksum([7; 32]) };
+                    Frame { offset: offset << 20, stored: 9, plain: 2000, checksum: Checksum([7; 32]) };
                 (len, Place { pack, frame, at: 1000, checksum: checksum.map(Checksum) })
             },
         );
