@@ -75,7 +75,7 @@ pub enum SlotState {
 impl Connection {
     /// Connects and logs in for physical replication.
     pub async fn connect(config: &ConnectConfig) -> Result<Connection, Error> {
-        let wire = transport::establish(config, async |socket| startup::log_in(socket, config).await).await?;
+        let wire = transport::establish(config, &startup::Replication { config }).await?;
         let server_version = parse_version(wire.parameter("server_version").unwrap_or_default())
             .ok_or_else(|| wire.protocol("the server does not tell its version"))?;
         Ok(Connection { wire, server_version })

@@ -18,7 +18,7 @@ use crate::config::ConnectConfig;
 use crate::error::Error;
 use crate::passfile;
 use crate::report::{Asker, Report};
-use crate::transport::{self, Stream};
+use crate::transport::{self, Socket, Stream};
 
 /// A connection for SQL. Everything of [`tokio_postgres::Client`] is there; the queries in this type's own methods
 /// fail with this crate's [`Error`].
@@ -38,25 +38,36 @@ pub async fn connect(config: &ConnectConfig) -> Result<SqlClient, Error> {
         settings.password(password.expose());
     }
     let asker = Asker { user: config.user.clone(), replication: false };
-    let target = config.target();
-    transport::establish(config, async |socket| {
-        // The stream is encrypted, or meant to be plain, already. "Direct" TLS makes the library use what we hand it
-        // without negotiating, and still bind SCRAM to the server's certificate.
+    transport::establish(config, &Sql { settings, target: config.target(), asker }).await
+}
+
+/// The login for SQL.
+struct Sql {
+    settings: tokio_postgres::Config,
+    target: String,
+    asker: Asker,
+}
+
+impl transport::Login for Sql {
+    type Client = SqlClient;
+
+    /// The stream is encrypted, or meant to be plain, already. "Direct" TLS makes the library use what we hand it
+    /// without negotiating, and still bind SCRAM to the server's certificate.
+    async fn log_in(&self, socket: Socket) -> Result<SqlClient, Error> {
         let mode = if socket.encrypted { SslMode::Require } else { SslMode::Disable };
-        let mut settings = settings.clone();
+        let mut settings = self.settings.clone();
         settings.ssl_mode(mode).ssl_negotiation(SslNegotiation::Direct);
         let end_point = socket.end_point;
         let connected = settings.connect_raw(socket.stream, Encrypted { end_point }).await;
-        let (client, connection) = connected.map_err(|error| convert(error, &target, &asker))?;
+        let (client, connection) = connected.map_err(|error| convert(error, &self.target, &self.asker))?;
         let driver = tokio::spawn(async move {
             // The client's next query fails too, and that error has someone to handle it.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "SQL connection ended");
             }
         });
-        Ok(SqlClient { client, driver, target: target.clone(), asker: asker.clone() })
-    })
-    .await
+        Ok(SqlClient { client, driver, target: self.target.clone(), asker: self.asker.clone() })
+    }
 }
 
 impl SqlClient {
@@ -166,28 +177,28 @@ struct Encrypted {
     end_point: Option<Vec<u8>>,
 }
 
-impl TlsConnect<Box<dyn Stream>> for Encrypted {
-    type Stream = EncryptedStream;
+impl<S: Stream> TlsConnect<S> for Encrypted {
+    type Stream = EncryptedStream<S>;
     type Error = Infallible;
-    type Future = Ready<Result<EncryptedStream, Infallible>>;
+    type Future = Ready<Result<EncryptedStream<S>, Infallible>>;
 
-    fn connect(self, stream: Box<dyn Stream>) -> Self::Future {
+    fn connect(self, stream: S) -> Self::Future {
         ready(Ok(EncryptedStream { stream, end_point: self.end_point }))
     }
 }
 
-struct EncryptedStream {
-    stream: Box<dyn Stream>,
+struct EncryptedStream<S> {
+    stream: S,
     end_point: Option<Vec<u8>>,
 }
 
-impl TlsStream for EncryptedStream {
+impl<S: Stream> TlsStream for EncryptedStream<S> {
     fn channel_binding(&self) -> ChannelBinding {
         self.end_point.clone().map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
     }
 }
 
-impl AsyncRead for EncryptedStream {
+impl<S: Stream> AsyncRead for EncryptedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -197,7 +208,7 @@ impl AsyncRead for EncryptedStream {
     }
 }
 
-impl AsyncWrite for EncryptedStream {
+impl<S: Stream> AsyncWrite for EncryptedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

@@ -13,14 +13,26 @@ use crate::error::Error;
 use crate::frame::Frame;
 use crate::passfile;
 use crate::report::Asker;
-use crate::transport::Socket;
+use crate::transport::{self, Socket};
 use crate::wire::Wire;
 
 /// What the password file calls the database of a replication connection.
 const REPLICATION: &str = "replication";
 
-/// Logs in for physical replication.
-pub(crate) async fn log_in(socket: Socket, config: &ConnectConfig) -> Result<Wire, Error> {
+/// The login for physical replication.
+pub(crate) struct Replication<'a> {
+    pub config: &'a ConnectConfig,
+}
+
+impl transport::Login for Replication<'_> {
+    type Client = Wire;
+
+    async fn log_in(&self, socket: Socket) -> Result<Wire, Error> {
+        log_in(socket, self.config).await
+    }
+}
+
+async fn log_in(socket: Socket, config: &ConnectConfig) -> Result<Wire, Error> {
     let asker = Asker { user: config.user.clone(), replication: true };
     let mut wire = Wire::new(socket.stream, config.target(), asker);
     let parameters = [
@@ -30,16 +42,16 @@ pub(crate) async fn log_in(socket: Socket, config: &ConnectConfig) -> Result<Wir
         ("client_encoding", "UTF8"),
     ];
     frontend::startup_message(parameters, wire.output()).map_err(|error| wire.protocol(error))?;
-    let mut login = Login { config, end_point: socket.end_point, scram: Scram::Unused };
+    let mut dialogue = Dialogue { config, end_point: socket.end_point, scram: Scram::Unused };
     loop {
         wire.flush().await?;
         match wire.receive().await? {
             Frame::Message(Message::AuthenticationOk) => break,
-            Frame::Message(message) => login.answer(message, &mut wire).await?,
+            Frame::Message(message) => dialogue.answer(message, &mut wire).await?,
             other => return Err(wire.unexpected(other, "authentication").await),
         }
     }
-    login.check_finished(&wire)?;
+    dialogue.check_finished(&wire)?;
     until_ready(&mut wire).await?;
     Ok(wire)
 }
@@ -54,7 +66,8 @@ async fn until_ready(wire: &mut Wire) -> Result<(), Error> {
     }
 }
 
-struct Login<'a> {
+/// The proof, as far as it has got.
+struct Dialogue<'a> {
     config: &'a ConnectConfig,
     end_point: Option<Vec<u8>>,
     scram: Scram,
@@ -67,7 +80,7 @@ enum Scram {
     Verified,
 }
 
-impl Login<'_> {
+impl Dialogue<'_> {
     async fn answer(&mut self, message: Message, wire: &mut Wire) -> Result<(), Error> {
         match message {
             Message::AuthenticationCleartextPassword => {

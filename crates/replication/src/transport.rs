@@ -39,18 +39,23 @@ enum Address {
     Unix(PathBuf),
 }
 
-/// Reaches the server and logs in by means of `start`, trying address after address.
+/// The protocol's first words on a fresh socket. A trait rather than an async closure, of which the compiler cannot
+/// tell yet that its future may be sent between threads.
+pub(crate) trait Login: Sync {
+    type Client: Send;
+
+    fn log_in(&self, socket: Socket) -> impl Future<Output = Result<Self::Client, Error>> + Send;
+}
+
+/// Reaches the server and logs in, trying address after address.
 ///
 /// Logging in happens in here because libpq's `allow` and `prefer` try again, with or without TLS, when the login is
 /// refused.
-pub(crate) async fn establish<T>(
-    config: &ConnectConfig,
-    start: impl AsyncFn(Socket) -> Result<T, Error>,
-) -> Result<T, Error> {
+pub(crate) async fn establish<L: Login>(config: &ConnectConfig, login: &L) -> Result<L::Client, Error> {
     let encryption = tls::Encryption::new(config)?;
     let mut last = None;
     for address in addresses(config).await? {
-        match reach(config, &encryption, &address, &start).await {
+        match reach(config, &encryption, &address, login).await {
             Err(error @ (Error::Unreachable { .. } | Error::Lost { .. } | Error::Timeout { .. })) => {
                 last = Some(error);
             }
@@ -73,19 +78,19 @@ async fn addresses(config: &ConnectConfig) -> Result<Vec<Address>, Error> {
 }
 
 /// One address: the attempt that the mode asks for first, then the one it falls back to.
-async fn reach<T>(
+async fn reach<L: Login>(
     config: &ConnectConfig,
     encryption: &tls::Encryption,
     address: &Address,
-    start: &impl AsyncFn(Socket) -> Result<T, Error>,
-) -> Result<T, Error> {
+    login: &L,
+) -> Result<L::Client, Error> {
     let mode = match address {
         Address::Tcp(_) => config.tls.mode,
         Address::Unix(_) => SslMode::Disable,
     };
     let mut encrypted = false;
     let first =
-        within(config, attempt(config, encryption, address, Wish::first(mode), &mut encrypted, start)).await;
+        within(config, attempt(config, encryption, address, Wish::first(mode), &mut encrypted, login)).await;
     let error = match first {
         Ok(connected) => return Ok(connected),
         Err(error) => error,
@@ -93,18 +98,18 @@ async fn reach<T>(
     let Some(wish) = Wish::after(mode, encrypted, &error) else {
         return Err(error);
     };
-    let second = within(config, attempt(config, encryption, address, wish, &mut encrypted, start)).await;
+    let second = within(config, attempt(config, encryption, address, wish, &mut encrypted, login)).await;
     second.map_err(|second| more_telling(error, second))
 }
 
-async fn attempt<T>(
+async fn attempt<L: Login>(
     config: &ConnectConfig,
     encryption: &tls::Encryption,
     address: &Address,
     wish: Wish,
     encrypted: &mut bool,
-    start: &impl AsyncFn(Socket) -> Result<T, Error>,
-) -> Result<T, Error> {
+    login: &L,
+) -> Result<L::Client, Error> {
     let unreachable = |error| unreachable_error(config, error);
     let socket = match address {
         Address::Unix(path) => Socket::plain(UnixStream::connect(path).await.map_err(unreachable)?),
@@ -116,7 +121,7 @@ async fn attempt<T>(
         }
     };
     *encrypted = socket.encrypted;
-    start(socket).await
+    login.log_in(socket).await
 }
 
 /// Options of a TCP connection. The receive buffer is left to the kernel on purpose: a size of our own would switch
