@@ -1,1 +1,15 @@
+//! What Drydock does: one module per verb.
+//!
+//! Nothing here reads flags, environment or the clock; the binaries do and pass what they found.
 
+pub mod archive;
+mod error;
+mod follow;
+mod server;
+
+pub use error::{Error, chain};
+pub use follow::{Decision, Known, decide};
+pub use server::Server;
+
+/// What time it is, told by whoever may look at a clock.
+pub type Clock = fn() -> chrono::DateTime<chrono::Utc>;

@@ -16,8 +16,8 @@ use crate::wire::Wire;
 
 /// What a base backup is asked to be.
 ///
-/// Not an option because one choice is right: a `tablespace_map` is sent, so that links need not be in the archive;
-/// the backup holds no WAL, which we archive anyway, and does not wait for it to be archived elsewhere; and the server
+/// Not an option because one choice is right: no `tablespace_map` is sent, since a restore makes the links itself, to
+/// wherever the tablespaces then are, and a map would bend them back when the server starts; the backup holds no WAL, which we archive anyway, and does not wait for it to be archived elsewhere; and the server
 /// does not verify page checksums. It would by default, but that costs its processor time and makes it give up the
 /// backup when pages are corrupt, while we verify every page ourselves and can say which ones are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,8 +262,7 @@ fn command(options: &BaseBackupOptions, parentheses: bool) -> String {
     let manifest = options.manifest.then(|| format!("MANIFEST 'yes'{separator}MANIFEST_CHECKSUMS 'CRC32C'"));
     let fixed = |option: Option<&str>| option.map(str::to_owned);
     // The old grammar takes options in any order, so both are written in one.
-    let map = Some("TABLESPACE_MAP".to_owned());
-    let clauses = [Some(label), progress, fixed(checkpoint), fixed(wait), rate, map, manifest, fixed(verify)];
+    let clauses = [Some(label), progress, fixed(checkpoint), fixed(wait), rate, manifest, fixed(verify)];
     let clauses = clauses.into_iter().flatten().collect::<Vec<_>>().join(separator);
     if parentheses { format!("BASE_BACKUP ({clauses})") } else { format!("BASE_BACKUP {clauses}") }
 }
@@ -298,13 +297,13 @@ mod tests {
     fn both_grammars() {
         assert_eq!(
             command(&options(), false),
-            "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT MAX_RATE 1024 TABLESPACE_MAP MANIFEST 'yes' \
+            "BASE_BACKUP LABEL 'it''s' PROGRESS FAST NOWAIT MAX_RATE 1024 MANIFEST 'yes' \
              MANIFEST_CHECKSUMS 'CRC32C' NOVERIFY_CHECKSUMS"
         );
         assert_eq!(
             command(&options(), true),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAL false, WAIT false, MAX_RATE 1024, \
-             TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS false)"
+             MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', VERIFY_CHECKSUMS false)"
         );
         let spread =
             BaseBackupOptions { fast_checkpoint: false, manifest: false, progress: false, ..options() };

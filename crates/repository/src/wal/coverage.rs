@@ -32,6 +32,8 @@ pub struct TimelineCoverage {
     pub pieces: u64,
     /// Bytes stored.
     pub stored_bytes: u64,
+    /// Whole segments whose pieces are still there.
+    pub superseded: Vec<SegmentName>,
 }
 
 /// Which WAL there is.
@@ -43,7 +45,15 @@ pub struct Coverage {
 
 impl TimelineCoverage {
     fn new(timeline: TimelineId, holes: Vec<Hole>) -> TimelineCoverage {
-        TimelineCoverage { timeline, ranges: Vec::new(), holes, segments: 0, pieces: 0, stored_bytes: 0 }
+        TimelineCoverage {
+            timeline,
+            ranges: Vec::new(),
+            holes,
+            segments: 0,
+            pieces: 0,
+            stored_bytes: 0,
+            superseded: Vec::new(),
+        }
     }
 
     /// The first and the last byte there is, whatever lies between.
@@ -62,12 +72,15 @@ impl TimelineCoverage {
         gaps.filter(|gap| !self.holes.iter().any(|hole| hole.from <= gap.from && gap.to <= hole.to)).collect()
     }
 
-    /// Where archiving goes on: the end of the newest WAL that is there without a gap but recorded holes.
+    /// Where archiving goes on: the end of the WAL that is there without a gap, or with none but recorded holes.
+    /// `None` when there is neither WAL nor hole.
     pub fn resume_at(&self) -> Option<Lsn> {
-        match self.unexplained_gaps().first() {
-            Some(gap) => Some(gap.from),
-            None => self.bounds().map(|bounds| bounds.to),
-        }
+        let gap = self.unexplained_gaps().first().map(|gap| gap.from);
+        let end = gap.or_else(|| self.bounds().map(|bounds| bounds.to));
+        // A hole is recorded before the WAL behind it comes, so the archive may end in one.
+        let behind_hole =
+            self.holes.iter().filter(|hole| end.is_none_or(|end| hole.from <= end)).map(|hole| hole.to).max();
+        end.max(behind_hole.filter(|_| gap.is_none()))
     }
 
     /// The frontier that starts at [`TimelineCoverage::resume_at`].
@@ -133,6 +146,11 @@ impl Cluster {
                 self.cover(&mut coverage, &mut ranges, &entry, size).await?;
             }
         }
+        let whole = |name: &SegmentName| {
+            let segment = Range { from: name.start(size), to: name.end(size) };
+            ranges.contains(&segment)
+        };
+        coverage.superseded.retain(whole);
         coverage.set_ranges(ranges);
         Ok(coverage)
     }
@@ -155,6 +173,7 @@ impl Cluster {
                 ranges.push(Range { from: name.start(segment_size), to: name.end(segment_size) });
             }
             Entry::Directory { .. } => {
+                coverage.superseded.push(name);
                 for (range, size) in self.pieces(name, segment_size).await? {
                     coverage.pieces += 1;
                     coverage.stored_bytes += size;

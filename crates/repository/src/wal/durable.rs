@@ -32,6 +32,18 @@ pub struct Stored {
     pub(crate) to: Lsn,
 }
 
+impl Stored {
+    /// First byte.
+    pub fn from(&self) -> Lsn {
+        self.from
+    }
+
+    /// First byte after it.
+    pub fn to(&self) -> Lsn {
+        self.to
+    }
+}
+
 /// How far a timeline is durable without a gap, while objects are written side by side and finish in any order.
 #[derive(Debug, Clone)]
 pub struct Frontier {
