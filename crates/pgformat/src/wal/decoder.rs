@@ -4,8 +4,7 @@ use super::error::WalError;
 use super::event::{self, Span, WalEvent};
 use super::page::{LONG_LENGTH, PageHeader, SHORT_LENGTH};
 use super::record::{self, HEADER_LENGTH, RecordHeader};
-use crate::TimelineId;
-use crate::{Lsn, Major, SegmentSize};
+use crate::{Lsn, Major, SegmentSize, TimelineId};
 
 /// Whose WAL it must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +24,8 @@ pub struct Expect {
 pub enum Progress {
     /// Everything pushed so far is WAL, and more may come.
     More,
-    /// Where the next record should begin there are only zeroes: nothing valid follows.
+    /// Where the next record should begin there are only zeroes: nothing valid follows. Ordinary at the end of a
+    /// segment that was never filled; within a stream from a server, or before another segment, it is a hole.
     EndOfWal(Lsn),
 }
 
