@@ -3,7 +3,9 @@
 //! Nothing here reads flags, environment or the clock; the binaries do and pass what they found.
 
 pub mod archive;
+pub mod backup;
 mod error;
+pub mod expire;
 mod follow;
 mod server;
 

@@ -1,13 +1,13 @@
 //! Backups: packs, maps, the list of files, and the record over them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 use store::{Body, Entry, Key};
 
 use crate::codec::Checksum;
-use crate::files::{FileEntry, LineReader};
+use crate::files::FileListReader;
 use crate::map::Map;
 use crate::pack::{FullPack, PackName};
 use crate::record::{ObjectSummary, PackUse};
@@ -82,7 +82,23 @@ impl Cluster {
         if durable.timeline() != record.stop_timeline || durable.lsn() < record.stop_lsn {
             return Err(Error::damaged(&key, "its WAL is not durable yet, so it cannot be published"));
         }
+        self.check_packs(record).await?;
         self.create_same(&key, document::seal("backup", record)?.into()).await
+    }
+
+    /// A backup that was taken for dead may have lost packs; then it is dead.
+    async fn check_packs(&self, record: &Record) -> Result<(), Error> {
+        let writers: BTreeSet<&BackupId> = record.packs.iter().map(|pack| &pack.pack.backup).collect();
+        for writer in writers {
+            let sizes: BTreeMap<u32, u64> = self.pack_sizes(writer).await?.into_iter().collect();
+            for pack in record.packs.iter().filter(|pack| pack.pack.backup == *writer) {
+                if sizes.get(&pack.pack.number) != Some(&pack.size) {
+                    let key = self.layout.pack(&pack.pack)?.to_string();
+                    return Err(Error::Missing { key, needed_by: format!("backup {}", record.id) });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// All backups.
@@ -121,19 +137,11 @@ impl Cluster {
         }
     }
 
-    /// Hands every entry of the backup's list of files to `each`, in order, until it fails.
-    pub async fn for_each_file<E: From<Error>>(
-        &self,
-        record: &Record,
-        mut each: impl FnMut(FileEntry) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// The backup's list of files.
+    pub async fn files(&self, record: &Record) -> Result<FileListReader, Error> {
         let key = self.layout.files(&record.id)?;
         let bytes = self.read_summed(&key, &record.files, &record.id).await?;
-        let mut lines = LineReader::new("files", &bytes).map_err(|reason| Error::damaged(&key, reason))?;
-        while let Some(entry) = lines.next().map_err(|reason| Error::damaged(&key, reason))? {
-            each(entry)?;
-        }
-        Ok(())
+        FileListReader::new(key, bytes)
     }
 
     /// One map of the backup.
@@ -142,7 +150,7 @@ impl Cluster {
         let summary = usize::try_from(number).ok().and_then(|number| record.maps.get(number));
         let summary = summary.ok_or_else(|| Error::damaged(&key, "the record does not name it"))?;
         let bytes = self.read_summed(&key, summary, &record.id).await?;
-        Map::decode(&bytes).map_err(|reason| Error::damaged(&key, reason))
+        Map::decode(bytes).map_err(|reason| Error::damaged(&key, reason))
     }
 
     async fn read_summed(&self, key: &Key, summary: &ObjectSummary, id: &BackupId) -> Result<Bytes, Error> {

@@ -2,7 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
+use store::Key;
+
+use crate::Error;
 
 /// One file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,15 +80,15 @@ impl LineWriter {
 }
 
 /// Reads what [`LineWriter`] wrote, a line at a time, so that no list has to fit in memory plain.
-pub(crate) struct LineReader<'a> {
-    lines: BufReader<zstd::Decoder<'a, BufReader<&'a [u8]>>>,
+pub(crate) struct LineReader {
+    lines: BufReader<zstd::Decoder<'static, BufReader<Reader<Bytes>>>>,
     line: Vec<u8>,
 }
 
-impl<'a> LineReader<'a> {
+impl LineReader {
     /// The error says what is wrong with the object.
-    pub(crate) fn new(kind: &str, bytes: &'a [u8]) -> Result<LineReader<'a>, String> {
-        let decoder = zstd::Decoder::new(bytes).map_err(|error| error.to_string())?;
+    pub(crate) fn new(kind: &str, bytes: Bytes) -> Result<LineReader, String> {
+        let decoder = zstd::Decoder::new(bytes.reader()).map_err(|error| error.to_string())?;
         let mut reader = LineReader { lines: BufReader::new(decoder), line: Vec::new() };
         match reader.next::<Head>()? {
             Some(head) if head.format != crate::FORMAT => {
@@ -122,5 +127,27 @@ impl FileListWriter {
     /// The bytes of the object.
     pub fn finish(self) -> std::io::Result<Vec<u8>> {
         self.0.finish()
+    }
+}
+
+/// Reads a list of files, an entry at a time: no list has to fit in memory.
+pub struct FileListReader {
+    key: Key,
+    lines: LineReader,
+}
+
+impl FileListReader {
+    pub(crate) fn new(key: Key, bytes: Bytes) -> Result<FileListReader, Error> {
+        let lines = LineReader::new("files", bytes).map_err(|reason| Error::damaged(&key, reason))?;
+        Ok(FileListReader { key, lines })
+    }
+
+    /// The next entry.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator of results hides which entry was the last good one"
+    )]
+    pub fn next(&mut self) -> Result<Option<FileEntry>, Error> {
+        self.lines.next().map_err(|reason| Error::damaged(&self.key, reason))
     }
 }

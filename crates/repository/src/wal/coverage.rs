@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
 use store::Entry;
 
-use super::{Frontier, Hole};
+use super::{Durable, Frontier, Hole};
 use crate::{Cluster, Error, layout};
 
 /// WAL bytes `[from, to)` that are there without a gap.
@@ -153,6 +153,43 @@ impl Cluster {
         coverage.superseded.retain(whole);
         coverage.set_ranges(ranges);
         Ok(coverage)
+    }
+
+    /// How far WAL from `start` on is durable without a gap; `None` when not even the byte at `start` is there. Lists only
+    /// what lies behind `start`.
+    pub async fn durable_from(
+        &self,
+        timeline: TimelineId,
+        start: Lsn,
+        size: SegmentSize,
+    ) -> Result<Option<Durable>, Error> {
+        let mut coverage = TimelineCoverage::new(timeline, Vec::new());
+        let mut ranges = Vec::new();
+        let directory = self.layout.timeline(timeline)?;
+        let first_log = size.number(start) / size.per_log();
+        for log in self.store.list(&directory).await? {
+            if !u64::from_str_radix(log.name(), 16)
+                .is_ok_and(|number| log.name().len() == 8 && number >= first_log)
+            {
+                continue;
+            }
+            let log = directory.directory(log.name()).map_err(|invalid| Error::ClusterName(invalid.0))?;
+            for entry in self.store.list(&log).await? {
+                self.cover(&mut coverage, &mut ranges, &entry, size).await?;
+            }
+        }
+        coverage.set_ranges(ranges);
+        Ok(coverage.end_from(start).filter(|end| *end > start).map(|end| Durable::new(timeline, end)))
+    }
+
+    /// How far a timeline is durable, as [`TimelineCoverage::resume_at`] has it; `None` when nothing of it is there.
+    pub async fn durable_end(
+        &self,
+        timeline: TimelineId,
+        size: SegmentSize,
+    ) -> Result<Option<Durable>, Error> {
+        let coverage = self.timeline_coverage(timeline, size).await?;
+        Ok(coverage.resume_at().map(|end| Durable::new(timeline, end)))
     }
 
     async fn cover(

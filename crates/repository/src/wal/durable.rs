@@ -13,6 +13,10 @@ pub struct Durable {
 }
 
 impl Durable {
+    pub(crate) fn new(timeline: TimelineId, lsn: Lsn) -> Durable {
+        Durable { timeline, lsn }
+    }
+
     /// The timeline.
     pub fn timeline(&self) -> TimelineId {
         self.timeline
@@ -53,7 +57,7 @@ pub struct Frontier {
 
 impl Frontier {
     pub(crate) fn new(timeline: TimelineId, lsn: Lsn) -> Frontier {
-        Frontier { durable: Durable { timeline, lsn }, ahead: BTreeMap::new() }
+        Frontier { durable: Durable::new(timeline, lsn), ahead: BTreeMap::new() }
     }
 
     /// How far it is durable now.

@@ -1,0 +1,266 @@
+//! Back up: BASE_BACKUP as a stream through bounded memory into packs.
+//!
+//! The stream is read, cut and worked on in three stages that run side by side: one task reads and cuts, all cores verify, hash
+//! and compress, one task finishes in order. The record, which makes the backup exist, is written when all that, and the
+//! WAL up to the backup's end, is durable.
+
+mod manifest;
+mod pack;
+mod parent;
+mod split;
+mod stream;
+mod tar;
+mod wait;
+mod work;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use replication::{BaseBackup, BaseBackupOptions, ConnectConfig};
+use repository::record::Tablespace;
+use repository::state::Heartbeat;
+use repository::{BackupId, Cluster, Record};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::pack::Packed;
+use self::parent::Parent;
+use crate::server::Server;
+use crate::{Clock, Error, expire};
+
+/// What a backup needs to know.
+#[derive(Debug, Clone)]
+pub struct BackupConfig {
+    /// The server.
+    pub connect: ConnectConfig,
+    /// zstd's level for files.
+    pub level: i32,
+    /// Threads that verify, hash and compress.
+    pub workers: usize,
+    /// Files at the top of the data directory that say what role a node plays, and must not come back with a restore.
+    pub role_files: Vec<String>,
+    /// How long the WAL of the backup may take to become durable after its end.
+    pub wal_wait: Duration,
+    /// Limit on what the server sends, in kB/s.
+    pub max_rate_kb: Option<u32>,
+    /// After this long without a sign of life, an unfinished backup is dead and what it left is removed.
+    pub dead_after: Duration,
+    /// Who runs it: `host/process id`.
+    pub runner: String,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct BackupRequest {
+    /// Words to keep with it.
+    pub note: Option<String>,
+}
+
+/// What a backup is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// Looking at the server and the repository.
+    #[default]
+    Preparing,
+    /// Waiting for the server's checkpoint.
+    Checkpoint,
+    /// Copying files.
+    Copying,
+    /// Waiting for the WAL up to the backup's end to be durable.
+    WaitingForWal,
+    /// The record is written.
+    Published,
+}
+
+/// How far a backup is.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Its name, once it has one.
+    pub id: Option<BackupId>,
+    /// Bytes of files that came.
+    pub bytes: u64,
+    /// Bytes the server expects to send.
+    pub bytes_total: u64,
+    /// Bytes added to the repository.
+    pub stored_bytes: u64,
+    /// Bytes that were there already.
+    pub shared_bytes: u64,
+}
+
+/// Time between two signs of life of a running backup.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Takes a backup. Dropping the future ends it; what it left is removed by a later one.
+pub async fn run(
+    config: &BackupConfig,
+    cluster: &Cluster,
+    request: &BackupRequest,
+    progress: &watch::Sender<Progress>,
+    shutdown: &CancellationToken,
+) -> Result<Record, Error> {
+    let (connection, server) = Server::connect(&config.connect).await?;
+    cluster.claim(&server.identity((config.clock)())).await?;
+    let leftovers = expire::leftovers(cluster, (config.clock)(), config.dead_after).await?;
+    expire::remove_leftovers(cluster, &leftovers).await?;
+    wait::until_wal_flows(cluster, &server, shutdown).await?;
+
+    let mut heartbeat = cluster.begin_backup((config.clock)(), &config.runner).await?;
+    let parent = open_parent(cluster).await?;
+    heartbeat.parent = parent.as_ref().map(|parent| parent.record().id.clone());
+    cluster.beat(&heartbeat).await?;
+    progress.send_modify(|progress| {
+        progress.id = Some(heartbeat.id.clone());
+        progress.phase = Phase::Checkpoint;
+    });
+
+    let taken = tokio::select! {
+        taken = take(config, cluster, request, progress, connection, &server, &heartbeat, parent) => taken,
+        beating = beat(config, cluster, heartbeat.clone()) => Err(beating),
+        () = shutdown.cancelled() => Err(Error::Stopped),
+    };
+    if taken.is_err() {
+        discard(cluster, &heartbeat.id).await;
+    }
+    if let Err(error) = cluster.end_backup(&heartbeat.id).await {
+        tracing::info!("the backup's heartbeat could not be removed: {error}");
+    }
+    taken
+}
+
+/// The newest backup that can be read.
+async fn open_parent(cluster: &Cluster) -> Result<Option<Parent>, Error> {
+    let Some(record) = cluster.backups().await?.records.pop() else { return Ok(None) };
+    let id = record.id.clone();
+    match Parent::open(cluster, record).await {
+        Ok(parent) => Ok(Some(parent)),
+        Err(error) if error.is_transient() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(backup = %id, "nothing is shared with the previous backup: {error}");
+            Ok(None)
+        }
+    }
+}
+
+async fn beat(config: &BackupConfig, cluster: &Cluster, mut heartbeat: Heartbeat) -> Error {
+    loop {
+        tokio::time::sleep(HEARTBEAT_INTERVAL).await;
+        heartbeat.updated_at = (config.clock)();
+        if let Err(error) = cluster.beat(&heartbeat).await {
+            if !error.is_transient() {
+                return error.into();
+            }
+            tracing::warn!("the backup could not say that it still runs: {error}");
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one step, each made by the step before it")]
+async fn take(
+    config: &BackupConfig,
+    cluster: &Cluster,
+    request: &BackupRequest,
+    progress: &watch::Sender<Progress>,
+    connection: replication::Connection,
+    server: &Server,
+    heartbeat: &Heartbeat,
+    parent: Option<Parent>,
+) -> Result<Record, Error> {
+    let options = BaseBackupOptions {
+        label: format!("drydock {}", heartbeat.id),
+        fast_checkpoint: true,
+        manifest: true,
+        max_rate_kb: config.max_rate_kb,
+        progress: true,
+    };
+    let base = connection.base_backup(&options).await?;
+    let (start_lsn, timeline) = base.start();
+    let tablespaces = tablespaces(&base);
+    tracing::info!(backup = %heartbeat.id, server = server.target, %timeline, %start_lsn, "copying");
+    progress.send_modify(|progress| {
+        progress.phase = Phase::Copying;
+        progress.bytes_total =
+            base.tablespaces().iter().filter_map(|space| space.size_kb).sum::<u64>() * 1024;
+    });
+
+    let parent_record = parent.as_ref().map(|parent| parent.record().clone());
+    let copied = stream::copy(config, cluster, server, &heartbeat.id, base, parent, progress).await?;
+    let (stop_lsn, stop_timeline) = copied.end;
+    if stop_timeline != timeline {
+        return Err(Error::BadBackup(format!(
+            "it began on timeline {timeline} and ended on {stop_timeline}: the server was promoted meanwhile"
+        )));
+    }
+    progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
+    let durable =
+        wait::until_durable(cluster, server, timeline, start_lsn, stop_lsn, config.wal_wait).await?;
+
+    let Packed {
+        files,
+        file_count,
+        size_bytes,
+        maps,
+        packs,
+        stored_bytes,
+        shared_bytes,
+        corrupt_pages,
+        corrupt_pages_total,
+    } = copied.packed;
+    let record = Record {
+        id: heartbeat.id.clone(),
+        system_identifier: server.system_identifier,
+        postgresql_version: server.version,
+        data_checksums: server.data_checksums,
+        started_at: heartbeat.started_at,
+        finished_at: finish_time(config, heartbeat),
+        timeline,
+        start_lsn,
+        stop_timeline,
+        stop_lsn,
+        source: server.target.clone(),
+        note: request.note.clone(),
+        parent: parent_record.map(|record| record.id),
+        tablespaces,
+        files,
+        file_count,
+        size_bytes,
+        maps,
+        packs,
+        stored_bytes,
+        shared_bytes,
+        corrupt_pages,
+        corrupt_pages_total,
+    };
+    cluster.publish(&record, &durable).await?;
+    progress.send_modify(|progress| progress.phase = Phase::Published);
+    tracing::info!(backup = %record.id, %stop_lsn, size = record.size_bytes, stored = record.stored_bytes, "published");
+    Ok(record)
+}
+
+/// A clock that was set back must not make a backup end before it began.
+fn finish_time(config: &BackupConfig, heartbeat: &Heartbeat) -> DateTime<Utc> {
+    (config.clock)().max(heartbeat.started_at)
+}
+
+fn tablespaces(base: &BaseBackup) -> Vec<Tablespace> {
+    let with_location = |space: &replication::Tablespace| {
+        Some(Tablespace { oid: space.oid?, location: space.location.clone()? })
+    };
+    base.tablespaces().iter().filter_map(with_location).collect()
+}
+
+/// Removes what a backup that failed has stored. What stays is found by the next one.
+async fn discard(cluster: &Cluster, id: &BackupId) {
+    let removed = async {
+        for remains in cluster.remains().await?.into_iter().filter(|remains| remains.id == *id) {
+            cluster.remove_remains(&remains, &Default::default()).await?;
+        }
+        Ok::<(), repository::Error>(())
+    };
+    if let Err(error) = removed.await {
+        tracing::warn!(backup = %id, "what the failed backup stored could not be removed yet: {error}");
+    }
+}
