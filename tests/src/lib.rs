@@ -47,4 +47,4 @@ pub use process::{Output, Process};
 pub use service::Service;
 pub use tmpfs::Tmpfs;
 pub use wait::{wait_for, wait_until};
-pub use world::{Restored, ROLE, World};
+pub use world::{ROLE, Restored, World};

@@ -22,8 +22,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 6] =
-        [Kind::Record, Kind::Files, Kind::Map, Kind::Pack, Kind::Segment, Kind::Piece];
+    pub const ALL: [Kind; 6] = [Kind::Record, Kind::Files, Kind::Map, Kind::Pack, Kind::Segment, Kind::Piece];
 
     fn of(key: &str) -> Option<Kind> {
         let parts: Vec<&str> = key.split('/').skip(1).collect();

@@ -56,8 +56,9 @@ impl Person {
 
 fn ids_of(name: &str) -> Option<(u32, u32)> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
-    let fields: Vec<&str> = users.lines().map(|line| line.split(':')).find_map(|mut fields| {
-        (fields.next() == Some(name)).then(|| fields.collect())
-    })?;
+    let fields: Vec<&str> = users
+        .lines()
+        .map(|line| line.split(':'))
+        .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.collect()))?;
     Some((fields.get(1)?.parse().ok()?, fields.get(2)?.parse().ok()?))
 }

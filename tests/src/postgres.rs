@@ -103,7 +103,15 @@ impl Postgres {
         person.own(&sockets);
         let log = home.join(format!("{name}.log"));
         let port = free_port();
-        Postgres { person, home: home.to_owned(), data: data.to_owned(), sockets, log, port, postmaster: None }
+        Postgres {
+            person,
+            home: home.to_owned(),
+            data: data.to_owned(),
+            sockets,
+            log,
+            port,
+            postmaster: None,
+        }
     }
 
     // ---- running
@@ -189,7 +197,8 @@ impl Postgres {
     /// Kills the server and deletes its data directory, as a lost disk would.
     pub fn destroy(&mut self) {
         self.kill9();
-        fs::remove_dir_all(&self.data).unwrap_or_else(|error| panic!("delete {}: {error}", self.data.display()));
+        fs::remove_dir_all(&self.data)
+            .unwrap_or_else(|error| panic!("delete {}: {error}", self.data.display()));
     }
 
     // ---- configuration
@@ -232,7 +241,9 @@ impl Postgres {
     #[track_caller]
     pub fn create_role(&self) {
         let (name, password) = ROLE;
-        self.sql(&format!("create role {name} login replication password '{password}'; grant pg_monitor to {name}"));
+        self.sql(&format!(
+            "create role {name} login replication password '{password}'; grant pg_monitor to {name}"
+        ));
     }
 
     // ---- asking
@@ -254,7 +265,11 @@ impl Postgres {
         let mut psql = self.psql();
         psql.args(["-v", "ON_ERROR_STOP=1", "-f", "-"]);
         let output = Output::of(&mut psql, sql, SQL_WITHIN);
-        if output.code == 0 { Ok(output.stdout.trim_end_matches('\n').to_owned()) } else { Err(Box::new(output)) }
+        if output.code == 0 {
+            Ok(output.stdout.trim_end_matches('\n').to_owned())
+        } else {
+            Err(Box::new(output))
+        }
     }
 
     /// All rows.
@@ -321,7 +336,8 @@ impl Postgres {
     #[track_caller]
     pub fn wait_paused(&self) {
         wait_until("recovery to pause at its target", STARTS_WITHIN, || {
-            self.value("select case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() end") == "paused"
+            self.value("select case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() end")
+                == "paused"
         });
     }
 
@@ -389,7 +405,10 @@ impl Postgres {
     /// psql as superuser over the socket, printing bare values.
     pub(crate) fn psql(&self) -> Command {
         let mut command = self.tool("psql");
-        command.args(["-X", "-A", "-t", "-q", "-U", "postgres", "-d", "postgres"]).arg("-h").arg(&self.sockets);
+        command
+            .args(["-X", "-A", "-t", "-q", "-U", "postgres", "-d", "postgres"])
+            .arg("-h")
+            .arg(&self.sockets);
         command.args(["-p", &self.port.to_string(), "-F", &COLUMN.to_string()]);
         command
     }
@@ -460,7 +479,9 @@ fn free_port() -> u16 {
     // Different test processes start in different places, in case two run at once.
     let offset = u16::try_from(std::process::id() % u32::from(width)).expect("less than the width");
     (0..width)
-        .map(|_| PORTS.start + offset.wrapping_mul(7).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % width)
+        .map(|_| {
+            PORTS.start + offset.wrapping_mul(7).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % width
+        })
         .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
         .expect("a free port on 127.0.0.1")
 }

@@ -156,14 +156,18 @@ impl Output {
         }
         assert!(!said.contains("panicked at"), "a panic is never an answer: {self:?}");
         let lines = said.lines().filter(|line| !line.trim().is_empty()).count();
-        assert!((1..=6).contains(&lines), "should be one clear sentence and a hint, not {lines} lines: {self:?}");
+        assert!(
+            (1..=6).contains(&lines),
+            "should be one clear sentence and a hint, not {lines} lines: {self:?}"
+        );
         self
     }
 
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("should print JSON: {error}: {self:?}"))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("should print JSON: {error}: {self:?}"))
     }
 }
 

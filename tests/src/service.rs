@@ -105,8 +105,13 @@ impl Service {
     #[track_caller]
     fn check_log(&self) {
         let log = self.log_text();
-        let unexpected: Vec<&str> = log.lines().filter(|line| alarming(line) && !self.expects(line)).collect();
-        assert!(unexpected.is_empty(), "backupd logged what this story did not expect:\n{}", unexpected.join("\n"));
+        let unexpected: Vec<&str> =
+            log.lines().filter(|line| alarming(line) && !self.expects(line)).collect();
+        assert!(
+            unexpected.is_empty(),
+            "backupd logged what this story did not expect:\n{}",
+            unexpected.join("\n")
+        );
     }
 
     fn expects(&self, line: &str) -> bool {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::person::Person;
+use crate::postgres::tail;
 use crate::process::{Output, Process};
 use crate::service::acknowledged;
 use crate::{Objects, Options, Postgres, Service, Tmpfs, tools};
@@ -42,7 +43,8 @@ impl World {
 
     /// An empty world. Its seed is `$E2E_SEED`, or chosen afresh.
     pub fn new() -> World {
-        let seed = std::env::var("E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+        let seed =
+            std::env::var("E2E_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         let mut directory = tempfile::Builder::new().prefix("drydock-").tempdir().expect("make a directory");
         directory.disable_cleanup(std::env::var_os("E2E_KEEP").is_some());
         eprintln!("E2E_SEED={seed} in {}", directory.path().display());
@@ -285,6 +287,24 @@ impl World {
             // fail with "text file busy".
             let mut copy = Command::new(tools::other("install", "coreutils"));
             Output::of(copy.args(["-m", "755"]).arg(&built).arg(&installed), "", COMMAND_WITHIN).success();
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // Servers and services show their own logs. What ran beside them and ended does not.
+        let entries = fs::read_dir(self.path()).into_iter().flatten().flatten().map(|entry| entry.path());
+        let is_log = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("backupctl") && name.ends_with(".log")
+        };
+        let modified = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        if let Some(log) = entries.filter(is_log).max_by_key(modified) {
+            eprintln!("--- the end of {}\n{}", log.display(), tail(&log));
         }
     }
 }

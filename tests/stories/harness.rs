@@ -21,7 +21,9 @@ fn clients_remember_what_they_were_told() {
     let stored: usize = server.value("select count(*) from ledger").parse().unwrap();
     let unconfirmed = stored - commits.len();
     assert!(unconfirmed <= 2, "each client was told of all its commits but for the last: {unconfirmed}");
-    assert!(commits.iter().filter_map(|commit| commit.lsn).all(|lsn| lsn > before && lsn <= server.current_lsn()));
+    assert!(
+        commits.iter().filter_map(|commit| commit.lsn).all(|lsn| lsn > before && lsn <= server.current_lsn())
+    );
 }
 
 #[test]

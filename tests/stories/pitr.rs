@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Lsn, Postgres, Restored, Service, World};
+use e2e::{Lsn, Postgres, Restored, World};
 
 /// A moment in the life of a table, right after a transaction committed.
 struct Moment {
@@ -18,13 +18,13 @@ struct Moment {
     name: String,
 }
 
-/// A server with a backup of 50 rows, and three moments after it: 150, 250 and 350 rows, all of it durable.
+/// A server with a backup of 50 rows, and three moments after it: 150, 250 and 350 rows, all of it durable. The service
+/// has stopped. The world comes last because it deletes the directory that the others live in.
 struct History {
-    world: World,
     primary: Postgres,
-    service: Service,
     backup: String,
     moments: Vec<Moment>,
+    world: World,
 }
 
 impl History {
@@ -36,10 +36,11 @@ impl History {
         let backup = world.backup();
         let moments = (1..=3).map(|k| moment(&primary, 50 + 100 * k)).collect();
         service.wait_until_durable(&primary);
-        History { world, primary, service, backup, moments }
+        service.stop();
+        History { primary, backup, moments, world }
     }
 
-    /// The same with server and service gone: what is left is the repository.
+    /// The same with the server gone: what is left is the repository.
     fn after_the_loss() -> History {
         let mut history = History::new();
         history.primary.destroy();
@@ -52,14 +53,21 @@ impl History {
 
     #[track_caller]
     fn expect(&self, target: &[&str], rows: u32) {
-        assert_eq!(self.restore(target).start_promoted().value("select count(*) from t"), rows.to_string(), "{target:?}");
+        assert_eq!(
+            self.restore(target).start_promoted().value("select count(*) from t"),
+            rows.to_string(),
+            "{target:?}"
+        );
     }
 
     #[track_caller]
     fn expect_refusal(&self, target: &[&str], named: &[&str]) {
         let data = self.world.fresh("refused");
         self.world.try_restore(&data, target).fails(8, named);
-        assert!(!data.exists() || data.read_dir().unwrap().next().is_none(), "a refusal leaves nothing behind");
+        assert!(
+            !data.exists() || data.read_dir().unwrap().next().is_none(),
+            "a refusal leaves nothing behind"
+        );
     }
 }
 
@@ -162,26 +170,26 @@ fn shuts_down_at_the_target() {
 
 #[test]
 fn an_older_backup_reaches_the_newest_point_too() {
-    let History { world, mut primary, service, backup, .. } = History::new();
+    let History { world, mut primary, backup, .. } = History::new();
+    let service = world.start_backupd(&primary);
     let newer = world.backup();
     primary.sql("insert into t select generate_series(1, 5)");
     service.wait_until_durable(&primary);
+    service.stop();
     primary.destroy();
     for id in [backup, newer] {
         let node = world.restore(&["--backup", &id, "--target-action", "promote"]).start_promoted();
         assert_eq!(node.value("select count(*) from t"), "355");
     }
-    drop(service.expect_anything());
 }
 
 #[test]
 fn a_dry_run_prints_the_plan_and_does_nothing() {
-    let History { world, backup, service, .. } = History::new();
+    let History { world, backup, .. } = History::new();
     let data = world.fresh("untouched");
     let plan = world.try_restore(&data, &["--dry-run"]).success();
     assert!(plan.stdout.contains(&backup), "{plan:?}");
     assert!(!data.exists());
-    service.stop();
 }
 
 #[test]

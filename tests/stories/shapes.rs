@@ -84,7 +84,8 @@ fn tablespaces_move_to_where_they_are_told() {
     let (new_fast, new_slow) = (world.fresh("new_fast"), world.fresh("new_slow"));
     let fast_mapping = format!("{}={}", fast.display(), new_fast.display());
     let slow_mapping = format!("{}={}", slow.display(), new_slow.display());
-    let mapping = ["--tablespace", &fast_mapping, "--tablespace", &slow_mapping, "--target-action", "promote"];
+    let mapping =
+        ["--tablespace", &fast_mapping, "--tablespace", &slow_mapping, "--target-action", "promote"];
     let node = start_verified(world.restore(&mapping));
     assert_eq!(node.value("select count(*) from t_fast"), "1010");
     assert_eq!(node.value("select count(*) from t_slow"), "1001");
@@ -102,7 +103,9 @@ fn unlogged_tables_come_back_empty() {
     let world = World::new();
     let mut primary = world.postgres();
     let service = world.start_backupd(&primary).expect_anything();
-    primary.sql("create unlogged table cache (n int primary key); insert into cache select generate_series(1, 1000)");
+    primary.sql(
+        "create unlogged table cache (n int primary key); insert into cache select generate_series(1, 1000)",
+    );
     primary.sql("create table kept (n int primary key); insert into kept select generate_series(1, 1000)");
     primary.sql("checkpoint");
     world.backup();
@@ -184,7 +187,8 @@ fn node_roles_are_not_restored() {
     let mut primary = world.postgres();
     for name in ["master.lock", "standby.lock"] {
         std::fs::write(primary.data().join(name), "node 1").unwrap();
-        std::os::unix::fs::chown(primary.data().join(name), Some(owner(&primary).0), Some(owner(&primary).1)).unwrap();
+        std::os::unix::fs::chown(primary.data().join(name), Some(owner(&primary).0), Some(owner(&primary).1))
+            .unwrap();
     }
     let service = world.start_backupd(&primary).expect_anything();
     world.backup();
