@@ -17,9 +17,10 @@ use crate::wire::Wire;
 /// What a base backup is asked to be.
 ///
 /// Not an option because one choice is right: no `tablespace_map` is sent, since a restore makes the links itself, to
-/// wherever the tablespaces then are, and a map would bend them back when the server starts; the backup holds no WAL, which we archive anyway, and does not wait for it to be archived elsewhere; and the server
-/// does not verify page checksums. It would by default, but that costs its processor time and makes it give up the
-/// backup when pages are corrupt, while we verify every page ourselves and can say which ones are.
+/// wherever the tablespaces then are, and a map would bend them back when the server starts; the backup holds no WAL,
+/// which we archive anyway, and does not wait for it to be archived elsewhere; and the server does not verify page
+/// checksums. It would by default, but that costs its processor time and makes it give up the backup when pages are
+/// corrupt, while we verify every page ourselves and can say which ones are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackupOptions {
     /// Written into `backup_label`; shown by nothing else.

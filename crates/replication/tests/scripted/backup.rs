@@ -56,7 +56,7 @@ async fn version_14_sends_a_copy_for_each_archive() {
         &[copy_out(), copy_data("{}"), copy_done()],
     ];
     let script = vec![
-        expect("BASE_BACKUP LABEL 'test' PROGRESS FAST NOWAIT TABLESPACE_MAP MANIFEST 'yes' "),
+        expect("BASE_BACKUP LABEL 'test' PROGRESS FAST NOWAIT MANIFEST 'yes' "),
         send(&header()),
         send(&copies.concat()),
         send(&end()),

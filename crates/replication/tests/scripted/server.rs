@@ -7,6 +7,7 @@ use replication::{ConnectConfig, Connection, SslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// One act of the server's.
 pub enum Step {
@@ -60,7 +61,7 @@ impl Server {
 
     /// The script was played to its end.
     pub async fn done(self) {
-        tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("the script ends").unwrap();
+        timeout(Duration::from_secs(10), self.task).await.expect("the script ends").unwrap();
     }
 }
 
@@ -69,16 +70,19 @@ async fn act(mut stream: TcpStream, steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Send(bytes) => stream.write_all(&bytes).await.unwrap(),
-            Step::Pause => tokio::time::sleep(Duration::from_millis(50)).await,
+            Step::Pause => tokio::time::sleep(Duration::from_millis(15)).await,
             Step::Hold => while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {},
             Step::Expect(words) => loop {
                 if let Some(at) = seen.windows(words.len()).position(|window| window == words) {
                     seen.drain(..at + words.len());
                     break;
                 }
-                let got = stream.read_buf(&mut seen).await.unwrap();
+                let mut received = [0; 4096];
+                let read = timeout(Duration::from_secs(5), stream.read(&mut received)).await;
+                let got = read.map_or(0, Result::unwrap);
+                seen.extend_from_slice(&received[..got]);
                 let (words, seen) = (words.escape_ascii(), seen.escape_ascii());
-                assert!(got > 0, "the client left; expected {words} after {seen}");
+                assert!(got > 0, "the client left or is silent; expected {words} after {seen}");
             },
         }
     }

@@ -118,7 +118,7 @@ async fn dropping_next_loses_nothing() {
     let mut received = Vec::new();
     let mut dropped = 0;
     while received.len() < 9 {
-        match timeout(Duration::from_millis(20), stream.next()).await {
+        match timeout(Duration::from_millis(5), stream.next()).await {
             Err(_) => dropped += 1,
             Ok(Ok(StreamEvent::Wal { data, .. })) => received.extend_from_slice(&data),
             Ok(_) => panic!("only WAL was sent"),
