@@ -4,10 +4,16 @@
 
 pub mod archive;
 pub mod backup;
+pub mod catalog;
 mod error;
 pub mod expire;
+pub mod fetch;
 mod follow;
+pub mod restore;
 mod server;
+pub mod status;
+pub mod verify;
+mod wal;
 
 pub use error::{Error, chain};
 pub use follow::{Decision, Known, decide};

@@ -185,7 +185,20 @@ impl Cluster {
         }
     }
 
-    /// The size of a pack, or `None` when it is gone.
+    /// A whole pack, compared with what the record says of it.
+    pub async fn check_pack(&self, pack: &PackUse, needed_by: &BackupId) -> Result<(), Error> {
+        let bytes = self.read_pack(&pack.pack, 0..pack.size, needed_by).await?;
+        let expected = pack.sha256;
+        let found = tokio::task::spawn_blocking(move || Checksum::of(&bytes)).await;
+        let key = self.layout.pack(&pack.pack)?;
+        match found {
+            Ok(found) if found == expected => Ok(()),
+            Ok(found) => Err(Error::damaged(&key, format!("its checksum is {found}, not {expected}"))),
+            Err(cause) => Err(unavailable(&key, std::io::Error::other(cause))),
+        }
+    }
+
+    /// The packs that lie in a backup's directory: number and bytes.
     pub async fn pack_sizes(&self, id: &BackupId) -> Result<Vec<(u32, u64)>, Error> {
         let directory =
             self.layout.backup(id)?.directory("packs").map_err(|invalid| Error::ClusterName(invalid.0))?;
@@ -197,7 +210,17 @@ impl Cluster {
         Ok(entries.iter().filter_map(size).collect())
     }
 
-    /// What names an object of this backup in messages.
+    /// What names a map in messages.
+    pub fn map_key(&self, id: &BackupId, number: u32) -> Result<String, Error> {
+        Ok(self.layout.map(id, number)?.to_string())
+    }
+
+    /// What names a record in messages.
+    pub fn record_key(&self, id: &BackupId) -> Result<String, Error> {
+        Ok(self.layout.record(id)?.to_string())
+    }
+
+    /// What names a pack in messages.
     pub fn pack_key(&self, name: &PackName) -> Result<String, Error> {
         Ok(self.layout.pack(name)?.to_string())
     }

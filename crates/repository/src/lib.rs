@@ -30,6 +30,7 @@ pub mod files;
 mod layout;
 pub mod map;
 pub mod pack;
+mod probe;
 pub mod record;
 mod root;
 pub mod state;

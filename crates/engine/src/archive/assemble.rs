@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use pgformat::wal::{Decoder, Expect, WalError, WalEvent, timestamp_to_unix_micros};
+use pgformat::wal::{Decoder, Expect, Progress, WalError, WalEvent, timestamp_to_unix_micros};
 use pgformat::{Lsn, SegmentSize};
 use repository::wal::{RestorePoint, WalFacts};
 
@@ -20,6 +20,8 @@ pub(super) enum Refused {
     Bad(WalError),
     /// The bytes from here on are not the ones that are durable already.
     Differs(Lsn),
+    /// There are zeroes where a record should begin.
+    Ended(Lsn),
     /// The stream left bytes out.
     Gap {
         expected: Lsn,
@@ -93,7 +95,10 @@ impl Assembler {
                 add_event(cut_facts, &event);
             }
         };
-        self.decoder.push(data, &mut note).map_err(Refused::Bad)?;
+        // A server sends what it has flushed, and never the zeroes behind it.
+        if let Progress::EndOfWal(lsn) = self.decoder.push(data, &mut note).map_err(Refused::Bad)? {
+            return Err(Refused::Ended(lsn));
+        }
         self.buffer.extend_from_slice(data);
         Ok(())
     }
@@ -157,7 +162,7 @@ pub(crate) fn wal_time(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(timestamp_to_unix_micros(micros)).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
-pub(crate) fn add_event(facts: &mut WalFacts, event: &WalEvent) {
+fn add_event(facts: &mut WalFacts, event: &WalEvent) {
     match event {
         WalEvent::Transaction(end) => facts.add_transaction(wal_time(end.time_micros), end.xid),
         WalEvent::RestorePoint { end, time_micros, name, .. } => {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::server::Server;
 use crate::{Clock, Error};
 
-pub(crate) use assemble::{add_event, wal_time};
+pub(crate) use assemble::wal_time;
 
 /// What archiving needs to know.
 #[derive(Debug, Clone)]

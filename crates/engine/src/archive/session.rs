@@ -233,6 +233,9 @@ impl<'a> Session<'a> {
         match refused {
             Refused::Bad(source) => Error::BadWal { target, source },
             Refused::Differs(lsn) => Error::Diverged { target, timeline: self.stream.timeline, lsn },
+            Refused::Ended(lsn) => Error::Server(replication::Error::Protocol(format!(
+                "{target} sent zeroes at {lsn}, where a WAL record should begin"
+            ))),
             Refused::Gap { expected, found } => Error::Server(replication::Error::Protocol(format!(
                 "{target} sent WAL from {found} where {expected} comes next"
             ))),

@@ -17,6 +17,19 @@ pub struct Range {
     pub to: Lsn,
 }
 
+/// One WAL object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalObject {
+    /// The segment.
+    pub name: SegmentName,
+    /// What of it.
+    pub range: Range,
+    /// A whole segment, not a piece.
+    pub whole: bool,
+    /// Bytes stored.
+    pub stored_bytes: u64,
+}
+
 /// Which WAL of one timeline there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimelineCoverage {
@@ -153,6 +166,35 @@ impl Cluster {
         coverage.superseded.retain(whole);
         coverage.set_ranges(ranges);
         Ok(coverage)
+    }
+
+    /// Every WAL object of a timeline: its segment, its range, and the bytes it takes in the repository.
+    pub async fn wal_objects(
+        &self,
+        timeline: TimelineId,
+        size: SegmentSize,
+    ) -> Result<Vec<WalObject>, Error> {
+        let mut objects = Vec::new();
+        let directory = self.layout.timeline(timeline)?;
+        for log in self.store.list(&directory).await?.iter().filter(|log| log.name().len() == 8) {
+            let log = directory.directory(log.name()).map_err(|invalid| Error::ClusterName(invalid.0))?;
+            for entry in self.store.list(&log).await? {
+                let text = entry.name().strip_suffix(".zst").unwrap_or(entry.name());
+                let Some(name) = SegmentName::parse(text, size) else { continue };
+                match entry {
+                    Entry::Object { size: stored_bytes, .. } => {
+                        let range = Range { from: name.start(size), to: name.end(size) };
+                        objects.push(WalObject { name, range, whole: true, stored_bytes });
+                    }
+                    Entry::Directory { .. } => {
+                        objects.extend(self.pieces(name, size).await?.into_iter().map(
+                            |(range, stored_bytes)| WalObject { name, range, whole: false, stored_bytes },
+                        ))
+                    }
+                }
+            }
+        }
+        Ok(objects)
     }
 
     /// How far WAL from `start` on is durable without a gap; `None` when not even the byte at `start` is there. Lists only

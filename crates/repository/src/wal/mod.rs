@@ -5,7 +5,7 @@ mod durable;
 mod hole;
 mod object;
 
-pub use coverage::{Coverage, Range, TimelineCoverage};
+pub use coverage::{Coverage, Range, TimelineCoverage, WalObject};
 pub use durable::{Durable, Frontier, Stored};
 pub use hole::Hole;
 pub use object::{RestorePoint, Transactions, WalFacts, WalHeader, WalStream};

@@ -1,0 +1,120 @@
+//! What the repository has of a cluster, read once so that plans can be pure.
+
+use std::collections::BTreeMap;
+
+use pgformat::{History, Lsn, SegmentSize, TimelineId};
+use repository::backup::Backups;
+use repository::wal::Coverage;
+use repository::{Cluster, Identity};
+
+use crate::Error;
+
+/// What the repository has of a cluster.
+#[derive(Debug)]
+pub struct Catalog {
+    /// Which cluster it is.
+    pub identity: Identity,
+    /// The backups.
+    pub backups: Backups,
+    /// The WAL.
+    pub coverage: Coverage,
+    /// The history of each timeline; timeline 1 is always among them.
+    pub histories: BTreeMap<TimelineId, History>,
+    /// History files that cannot be read, each with what is wrong.
+    pub unreadable_histories: Vec<(TimelineId, String)>,
+}
+
+/// A stretch of a path through timelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Step {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// Where the next timeline forks off; `None` for the last.
+    pub end: Option<Lsn>,
+}
+
+impl Catalog {
+    /// Reads everything but the bytes of backups and WAL.
+    pub async fn load(cluster: &Cluster) -> Result<Catalog, Error> {
+        let identity = cluster.require_identity().await?;
+        let coverage = cluster.coverage(identity.segment_size()).await?;
+        // After the WAL: a backup is published once its WAL is there, so this order never shows one without.
+        let backups = cluster.backups().await?;
+        let coverage = if backups.records.is_empty() {
+            coverage
+        } else {
+            cluster.coverage(identity.segment_size()).await?
+        };
+        let mut catalog = Catalog {
+            identity,
+            backups,
+            coverage,
+            histories: BTreeMap::from([(TimelineId::FIRST, History::first())]),
+            unreadable_histories: Vec::new(),
+        };
+        for timeline in cluster.histories().await? {
+            let Some(content) = cluster.history(timeline).await? else { continue };
+            match History::parse(timeline, &content) {
+                Ok(history) => drop(catalog.histories.insert(timeline, history)),
+                Err(error) => catalog.unreadable_histories.push((timeline, error.to_string())),
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The cluster's segment size.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.identity.segment_size()
+    }
+
+    /// The path that ends on a timeline, oldest first; `None` when its history is not known.
+    pub fn path(&self, timeline: TimelineId) -> Option<Vec<Step>> {
+        let history = self.histories.get(&timeline)?;
+        Some(history.path().into_iter().map(|(timeline, end)| Step { timeline, end }).collect())
+    }
+
+    /// The newest timeline there is WAL of, or a history.
+    pub fn newest_timeline(&self) -> TimelineId {
+        let with_wal = self.coverage.timelines.keys().next_back();
+        let with_history = self.histories.keys().next_back();
+        with_wal.max(with_history).copied().unwrap_or(TimelineId::FIRST)
+    }
+
+    /// How far WAL leads along a path from `start`, which lies on its timeline `from`, without a gap.
+    ///
+    /// A timeline's first segment repeats its parent's WAL up to the fork, so the path goes over to a timeline at the start of
+    /// the segment that holds the fork, as PostgreSQL does.
+    pub fn reach(&self, path: &[Step], from: TimelineId, start: Lsn) -> Reach {
+        let size = self.segment_size();
+        let mut at = start;
+        for step in path.iter().skip_while(|step| step.timeline != from) {
+            let until = step.end.map(|end| size.floor(end));
+            if until.is_some_and(|until| until <= at) {
+                // The fork lies in this very segment, and the next timeline's copy of it counts.
+                continue;
+            }
+            let covered = self.coverage.timelines.get(&step.timeline);
+            let end = covered.and_then(|covered| covered.end_from(size.floor(at))).filter(|end| *end > at);
+            match (end, until) {
+                (None, _) => return Reach { timeline: step.timeline, lsn: at, complete: false },
+                (Some(end), None) => return Reach { timeline: step.timeline, lsn: end, complete: true },
+                (Some(end), Some(until)) if end < until => {
+                    return Reach { timeline: step.timeline, lsn: end, complete: false };
+                }
+                (Some(_), Some(until)) => at = until,
+            }
+        }
+        Reach { timeline: from, lsn: at, complete: false }
+    }
+}
+
+/// How far a path leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// The timeline on which it ends.
+    pub timeline: TimelineId,
+    /// First byte that is not there.
+    pub lsn: Lsn,
+    /// Whether that is on the path's last timeline.
+    pub complete: bool,
+}
