@@ -149,7 +149,7 @@ impl RecoveryPlan {
     fn after(&self, name: SegmentName) -> SegmentName {
         let size = self.segment_size();
         let number = name.number.saturating_add(1);
-        let begun = self
+        let mut begun = self
             .timelines
             .windows(2)
             .filter(|pair| pair[0].end.is_some_and(|fork| size.number(fork) <= number));
