@@ -1,0 +1,97 @@
+//! Takes a base backup by itself when a hole in the WAL has none behind it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use engine::archive::ArchiveStatus;
+use engine::backup::{self, BackupConfig, BackupRequest, Progress};
+use engine::status;
+use repository::Cluster;
+use repository::wal::Hole;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Time to the next try after a failure; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Holes are found when a session begins, and then we look. This is for one that somebody else has found.
+const LOOK_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Looks whenever streaming begins. One backup at a time, for the next look comes after it.
+pub(crate) async fn run(
+    config: BackupConfig,
+    cluster: Cluster,
+    mut archive: watch::Receiver<ArchiveStatus>,
+    shutdown: CancellationToken,
+) {
+    let mut looked_at = None;
+    let mut delay = RETRY_MIN;
+    loop {
+        let next_session = archive.wait_for(|status| status.server.is_some() && status.since != looked_at);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            session = next_session => match session {
+                Ok(status) => looked_at = status.since,
+                // Archiving has ended, and the service with it.
+                Err(_closed) => return,
+            },
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+        while let Err(error) = look(&config, &cluster, &archive, &shutdown).await {
+            if shutdown.is_cancelled() {
+                return;
+            }
+            let hint = error.hint().unwrap_or_default();
+            tracing::warn!(
+                hint,
+                retry_seconds = delay.as_secs(),
+                "the base backup that a hole in the WAL needs cannot be taken yet: {}",
+                engine::chain(&error)
+            );
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY_MAX),
+            }
+        }
+        delay = RETRY_MIN;
+    }
+}
+
+async fn look(
+    config: &BackupConfig,
+    cluster: &Cluster,
+    archive: &watch::Receiver<ArchiveStatus>,
+    shutdown: &CancellationToken,
+) -> Result<(), engine::Error> {
+    let Some(size) = archive.borrow().server.as_ref().map(|server| server.segment_size) else {
+        // Without a server there is nothing to back up; the next session brings us here again.
+        return Ok(());
+    };
+    let coverage = cluster.coverage(size).await?;
+    let holes: Vec<Hole> = coverage.timelines.into_values().flat_map(|timeline| timeline.holes).collect();
+    if holes.is_empty() {
+        return Ok(());
+    }
+    let records = cluster.backups().await?.records;
+    let Some(hole) = status::hole_needs_backup(&holes, &records) else { return Ok(()) };
+    tracing::info!(
+        timeline = %hole.timeline, from = %hole.from, to = %hole.to,
+        "taking a base backup, because no backup lies behind this hole in the WAL"
+    );
+    let request = BackupRequest { note: Some(note(hole)) };
+    let (progress, _) = watch::channel(Progress::default());
+    let record = backup::run(config, cluster, &request, &progress, shutdown).await?;
+    tracing::info!(backup = %record.id, "the hole in the WAL has a base backup behind it now");
+    Ok(())
+}
+
+fn note(hole: &Hole) -> String {
+    let since: DateTime<Utc> = hole.since;
+    format!(
+        "taken by itself: WAL of timeline {} from {} to {} is missing since {}",
+        hole.timeline,
+        hole.from,
+        hole.to,
+        since.format("%Y-%m-%d %H:%M:%S UTC")
+    )
+}

@@ -1,0 +1,17 @@
+//! The log, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Starts logging; `default` is what is logged when nobody chose.
+pub fn start(log: &Log, default: &str) {
+    let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match log.format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
