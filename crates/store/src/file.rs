@@ -8,13 +8,14 @@
 //!
 //! Files are readable by their owner only: they hold the database.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -23,6 +24,8 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags};
 
 use crate::{Body, Directory, Entry, Error, Key, Store, Version, memory};
 
+/// How many directories are remembered as durable; a segment with pieces has one of its own.
+const DURABLE_DIRECTORIES_MAX: usize = 1024;
 /// Where files lie that have no object's name yet.
 const SCRATCH: &str = ".tmp";
 /// How often a directory may be removed under the feet of one `create`.
@@ -34,15 +37,17 @@ const SCRATCH_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub struct FileStore {
     root: Arc<PathBuf>,
+    /// Directories that this process has seen to be durable. Somebody else may have made one and died before syncing it.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl FileStore {
     /// Opens the directory, making it when it is not there, and removes what dead writers left in its scratch.
     pub async fn open(root: &Path) -> Result<FileStore, Error> {
-        let store = FileStore { root: Arc::new(root.to_path_buf()) };
+        let store = FileStore { root: Arc::new(root.to_path_buf()), durable: Arc::default() };
         store
             .blocking("open", root.display().to_string(), |store| {
-                make_directories(&store.root)?;
+                store.make_directories(&store.root)?;
                 store.sweep_scratch()
             })
             .await?;
@@ -84,6 +89,38 @@ impl FileStore {
         Ok(())
     }
 
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        // A panic elsewhere cannot leave the set half changed.
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the directory and those above it, each synced into its parent.
+    fn make_directories(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() && self.durable().contains(path) {
+            return Ok(());
+        }
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if path.starts_with(&*self.root) {
+            self.make_directories(parent)?;
+        } else if path.is_dir() {
+            // What lies above the repository is not ours to make durable, nor may we be let in to try.
+            return Ok(());
+        }
+        match fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            result => result?,
+        }
+        if path != self.root.as_path() {
+            sync_directory(parent)?;
+        }
+        let mut durable = self.durable();
+        if durable.len() >= DURABLE_DIRECTORIES_MAX {
+            durable.clear();
+        }
+        durable.insert(path.to_path_buf());
+        Ok(())
+    }
+
     /// Writes and syncs a file that has no object's name yet.
     fn stage(&self, directory: &Path, body: &Body) -> io::Result<Staged> {
         let unnamed = rustix::fs::openat(
@@ -108,7 +145,7 @@ impl FileStore {
 
     fn stage_named(&self) -> io::Result<Staged> {
         let scratch = self.path(SCRATCH);
-        make_directories(&scratch)?;
+        self.make_directories(&scratch)?;
         let path = scratch.join(format!("{:032x}", rand::random::<u128>()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Staged { file, scratch: Some(path) })
@@ -121,7 +158,7 @@ impl FileStore {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         for attempt in 1.. {
-            make_directories(directory)?;
+            self.make_directories(directory)?;
             match self.stage(directory, body).and_then(|staged| staged.link(&path)) {
                 // `delete` removed the directory, which was empty, between our two calls.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < CREATE_ATTEMPTS_MAX => {}
@@ -143,8 +180,8 @@ impl FileStore {
     ) -> io::Result<Option<Version>> {
         let path = self.path(name);
         let directory = path.parent().unwrap_or(&self.root);
-        make_directories(directory)?;
-        make_directories(&self.path(SCRATCH))?;
+        self.make_directories(directory)?;
+        self.make_directories(&self.path(SCRATCH))?;
         // Comparing and replacing are two steps; the lock makes them one for everybody who uses this directory.
         let lock = OpenOptions::new()
             .write(true)
@@ -181,6 +218,7 @@ impl FileStore {
             if fs::remove_dir(parent).is_err() {
                 break;
             }
+            self.durable().remove(parent);
             directory = parent.parent();
         }
         Ok(())
@@ -231,21 +269,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// Makes the directory and those above it, each synced into its parent.
-fn make_directories(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_directories(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        result => result?,
-    }
-    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {
