@@ -11,5 +11,6 @@ mod kill_backup;
 mod kill_service;
 mod least_privilege;
 mod pitr;
+mod replication;
 mod shapes;
 mod synchronous;

@@ -157,6 +157,9 @@ impl Connection {
     }
 
     /// Streams WAL of `timeline` from `start` on; see [`WalStream`].
+    ///
+    /// The server consents before it looks for the WAL, so that [`Error::WalRemoved`] and [`Error::AheadOfServer`] may
+    /// come from here or from the first [`WalStream::next`].
     pub async fn start_replication(
         self,
         slot: Option<&str>,
@@ -174,7 +177,7 @@ impl Connection {
         BaseBackup::start_on(self, options).await
     }
 
-    /// Ends the connection politely. Dropping it is as good, but looks like a crash in the server's log.
+    /// Ends the connection politely. Dropping it does so too, if the goodbye can be sent without waiting.
     pub async fn close(mut self) {
         match timeout(CLOSE_WAIT, self.wire.terminate()).await {
             Ok(Ok(())) => {}

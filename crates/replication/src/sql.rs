@@ -6,9 +6,11 @@ use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::types::ToSql;
@@ -20,11 +22,15 @@ use crate::passfile;
 use crate::report::{Asker, Report};
 use crate::transport::{self, Socket, Stream};
 
+/// How long a connection may take to say goodbye after its client was dropped.
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
+
 /// A connection for SQL. Everything of [`tokio_postgres::Client`] is there; the queries in this type's own methods
 /// fail with this crate's [`Error`].
 pub struct SqlClient {
     client: tokio_postgres::Client,
-    driver: JoinHandle<()>,
+    /// Its end is how the task that drives the connection knows that it must end too.
+    _dropped_with_client: oneshot::Sender<Infallible>,
     target: String,
     asker: Asker,
 }
@@ -60,13 +66,27 @@ impl transport::Login for Sql {
         let end_point = socket.end_point;
         let connected = settings.connect_raw(socket.stream, Encrypted { end_point }).await;
         let (client, connection) = connected.map_err(|error| convert(error, &self.target, &self.asker))?;
-        let driver = tokio::spawn(async move {
-            // The client's next query fails too, and that error has someone to handle it.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "SQL connection ended");
-            }
-        });
-        Ok(SqlClient { client, driver, target: self.target.clone(), asker: self.asker.clone() })
+        let (dropped_with_client, client_dropped) = oneshot::channel();
+        tokio::spawn(drive(connection, client_dropped));
+        let (target, asker) = (self.target.clone(), self.asker.clone());
+        Ok(SqlClient { client, _dropped_with_client: dropped_with_client, target, asker })
+    }
+}
+
+/// Runs the connection until it ends, or until shortly after the client is gone: the library then says goodbye to the
+/// server and ends, but would wait for a server that does not read.
+async fn drive<C>(connection: C, client_dropped: oneshot::Receiver<Infallible>)
+where
+    C: Future<Output = Result<(), tokio_postgres::Error>>,
+{
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = client_dropped => timeout(GOODBYE_WAIT, connection).await.unwrap_or(Ok(())),
+    };
+    // The client's next query fails too, and that error has someone to handle it.
+    if let Err(error) = ended {
+        tracing::debug!(%error, "SQL connection ended");
     }
 }
 
@@ -124,12 +144,6 @@ impl Deref for SqlClient {
     }
 }
 
-impl Drop for SqlClient {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
 fn convert(error: tokio_postgres::Error, target: &str, asker: &Asker) -> Error {
     if let Some(server) = error.as_db_error() {
         let report = Report {
@@ -149,17 +163,14 @@ fn convert(error: tokio_postgres::Error, target: &str, asker: &Asker) -> Error {
         return Error::Lost { target, source: io::ErrorKind::ConnectionAborted.into() };
     }
     let chain = chain(&error);
-    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>()) {
-        // The library has no kinds to ask for, but its words are constant.
-        _ if chain.starts_with("authentication error")
-            || chain.starts_with("invalid configuration: password") =>
-        {
-            Error::Authentication { message: format!("{target}: {chain}") }
-        }
-        Some(source) if chain.starts_with("error communicating") => {
-            Error::Lost { target, source: io::Error::new(source.kind(), source.to_string()) }
-        }
-        _ => Error::Protocol(format!("{target}: {chain}")),
+    // The library has no kinds to ask for, but its words are constant.
+    if chain.starts_with("authentication error") || chain.starts_with("invalid configuration: password") {
+        return Error::Authentication { message: format!("{target}: {chain}") };
+    }
+    let source = error.into_source().and_then(|source| source.downcast::<io::Error>().ok());
+    match source.filter(|_| chain.starts_with("error communicating")) {
+        Some(source) => transport::lost(target, *source),
+        None => Error::Protocol(format!("{target}: {chain}")),
     }
 }
 

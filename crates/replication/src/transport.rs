@@ -148,6 +148,15 @@ fn unreachable_error(config: &ConnectConfig, source: io::Error) -> Error {
     Error::Unreachable { target: config.target(), source }
 }
 
+/// An error of a socket that was connected. In TLS 1.3 the server judges our certificate after the handshake, so its
+/// verdict may arrive with the first read.
+pub(crate) fn lost(target: String, source: io::Error) -> Error {
+    match source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        true => Error::Tls { target, source },
+        false => Error::Lost { target, source },
+    }
+}
+
 /// Which of two refusals to report: a wrong password says more than a missing `hostnossl` line.
 fn more_telling(first: Error, second: Error) -> Error {
     match (&first, &second) {

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::Error;
 use crate::frame::{self, Frame};
 use crate::report::{Asker, Report};
 use crate::row::Row;
-use crate::transport::Stream;
+use crate::transport::{self, Stream};
 
 /// Room that is made for one read of the socket, in bytes.
 const READ_BYTES: usize = 512 << 10;
@@ -205,8 +207,9 @@ impl Wire {
         }
     }
 
-    /// Says goodbye, so that the server does not log a lost connection.
+    /// Says goodbye and makes sure that it is sent.
     pub async fn terminate(&mut self) -> Result<(), Error> {
+        self.idle = false;
         frontend::terminate(&mut self.output);
         self.flush().await?;
         self.stream.shutdown().await.map_err(|error| self.lost(error))
@@ -220,13 +223,22 @@ impl Wire {
         Error::Protocol(format!("{}: {error}", self.target))
     }
 
-    /// An error of the socket's. In TLS 1.3 the server judges our certificate after the handshake, so its verdict may
-    /// arrive with the first read.
     fn lost(&self, source: io::Error) -> Error {
-        let target = self.target.clone();
-        match source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-            true => Error::Tls { target, source },
-            false => Error::Lost { target, source },
+        transport::lost(self.target.clone(), source)
+    }
+}
+
+/// A goodbye if it can be had at once, so that the server does not log a lost connection.
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.idle && self.output.is_empty() {
+            frontend::terminate(&mut self.output);
+            let mut context = Context::from_waker(Waker::noop());
+            let sent = Pin::new(&mut self.stream).poll_write(&mut context, &self.output);
+            if sent.is_ready() {
+                // Nobody is left to tell if this fails.
+                let _flushed = Pin::new(&mut self.stream).poll_flush(&mut context).is_ready();
+            }
         }
     }
 }
