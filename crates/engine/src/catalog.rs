@@ -118,3 +118,82 @@ pub struct Reach {
     /// Whether that is on the path's last timeline.
     pub complete: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+    use repository::wal::{Range, TimelineCoverage};
+
+    const MB: u64 = 1 << 20;
+
+    fn timeline(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    /// Segments of 16 MB; timeline 2 left timeline 1 at 40 MB.
+    fn catalog(ranges: &[(u32, &[(u64, u64)])]) -> Catalog {
+        let covered = |(number, ranges): &(u32, &[(u64, u64)])| {
+            let range = |(from, to): &(u64, u64)| Range { from: Lsn(from * MB), to: Lsn(to * MB) };
+            let covered = TimelineCoverage {
+                timeline: timeline(*number),
+                ranges: ranges.iter().map(range).collect(),
+                holes: Vec::new(),
+                segments: 0,
+                pieces: 0,
+                stored_bytes: 0,
+                superseded: Vec::new(),
+            };
+            (timeline(*number), covered)
+        };
+        let second = History::parse(timeline(2), format!("1\t{}\tx\n", Lsn(40 * MB)).as_bytes()).unwrap();
+        Catalog {
+            identity: Identity {
+                system_identifier: 1,
+                postgresql_major: 15,
+                segment_size: 16 * MB,
+                block_size: 8192,
+                created_at: DateTime::UNIX_EPOCH,
+            },
+            backups: Backups::default(),
+            coverage: Coverage { timelines: ranges.iter().map(covered).collect() },
+            histories: BTreeMap::from([(timeline(1), History::first()), (timeline(2), second)]),
+            unreadable_histories: Vec::new(),
+        }
+    }
+
+    fn reach(ranges: &[(u32, &[(u64, u64)])], to: u32, from: u32, start: u64) -> (u32, u64, bool) {
+        let catalog = catalog(ranges);
+        let reach = catalog.reach(&catalog.path(timeline(to)).unwrap(), timeline(from), Lsn(start * MB));
+        (reach.timeline.get(), reach.lsn.0 / MB, reach.complete)
+    }
+
+    #[test]
+    fn a_path_leads_as_far_as_wal_does() {
+        let one: &[(u32, &[(u64, u64)])] = &[(1, &[(16, 44)])];
+        assert_eq!(reach(one, 1, 1, 20), (1, 44, true));
+        assert_eq!(reach(one, 1, 1, 50), (1, 50, false), "not even its start is there");
+        assert_eq!(reach(&[(1, &[(16, 32), (48, 64)])], 1, 1, 20), (1, 32, true), "up to the hole");
+    }
+
+    #[test]
+    fn a_path_goes_over_at_the_segment_that_holds_the_fork() {
+        // What timeline 1 has beyond 32 MB does not matter: timeline 2 has its own copy of that segment.
+        for first in [(16, 32), (16, 40), (16, 90)] {
+            assert_eq!(reach(&[(1, &[first]), (2, &[(32, 70)])], 2, 1, 20), (2, 70, true), "{first:?}");
+        }
+        assert_eq!(reach(&[(1, &[(16, 30)]), (2, &[(32, 70)])], 2, 1, 20), (1, 30, false), "a hole before the fork");
+    }
+
+    #[test]
+    fn without_the_fork_segment_nothing_of_the_new_timeline_is_reached() {
+        assert_eq!(reach(&[(1, &[(16, 90)]), (2, &[(48, 70)])], 2, 1, 20), (2, 32, false));
+        assert_eq!(reach(&[(1, &[(16, 90)])], 2, 1, 20), (2, 32, false));
+    }
+
+    #[test]
+    fn a_start_in_the_fork_segment_reads_the_new_timelines_copy_of_it() {
+        assert_eq!(reach(&[(1, &[(16, 90)]), (2, &[(32, 70)])], 2, 1, 35), (2, 70, true));
+        assert_eq!(reach(&[(1, &[(16, 90)])], 2, 1, 35), (2, 35, false));
+    }
+}
