@@ -1,1 +1,157 @@
-fn main() {}
+//! `backupctl`: one word a verb.
+//!
+//! Standard output carries results and nothing else: a table, or one JSON document. Progress, warnings and errors go to
+//! standard error.
+
+mod commands;
+mod output;
+mod progress;
+mod target_time;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use backupd::config::{self, Flags, Settings, setting};
+use backupd::{Exit, Failure, exit, logging};
+use clap::{Parser, Subcommand};
+
+use crate::commands::wal::{self, WalVerb};
+use crate::commands::{backup, check, list, restore, show, status, verify};
+use crate::output::{Format, Output};
+
+/// Back up and restore PostgreSQL clusters with Drydock.
+#[derive(Debug, Parser)]
+#[command(name = "backupctl", version, after_help = exit::HELP, after_long_help = long_help())]
+struct Arguments {
+    #[command(flatten)]
+    flags: Flags,
+    /// How results look
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Say less: no progress, only errors
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice for debugging
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Take a base backup; `backupd run` must be archiving
+    Backup(backup::Arguments),
+    /// List backups, WAL and holes, and from when to when one can restore
+    List,
+    /// Show all about a backup
+    Show(show::Arguments),
+    /// Restore a data directory to a point in time
+    Restore(restore::Arguments),
+    /// Show how things stand; fails with 10 when something is wrong
+    Status,
+    /// Look at everything that could keep a backup or a restore from working
+    Check,
+    /// See whether what is stored is whole
+    Verify(verify::Arguments),
+    /// Archived WAL
+    #[command(subcommand)]
+    Wal(WalVerb),
+}
+
+fn long_help() -> String {
+    format!("{}\n\n{}", setting::help(), exit::HELP)
+}
+
+/// What a command runs with.
+struct Context {
+    settings: Settings,
+    output: Output,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let for_recovery = wal::serves_recovery(&arguments);
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // There is nowhere to report that this could not be printed.
+            drop(error.print());
+            return match (error.use_stderr(), for_recovery) {
+                (false, _) => Exit::Done.into(),
+                (true, true) => wal::COULD_NOT_FIND_OUT.into(),
+                (true, false) => Exit::Usage.into(),
+            };
+        }
+    };
+    if let Verb::Wal(verb) = &arguments.verb
+        && let Some(code) = wal::run_for_recovery(verb, &arguments.flags)
+    {
+        return code;
+    }
+    let settings = match config::load(&arguments.flags) {
+        Ok(settings) => settings,
+        Err(error) => return failed(&error.into(), None),
+    };
+    let default_filter = match (arguments.quiet, arguments.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    logging::start(&settings.log, default_filter);
+    let output = Output { format: arguments.output, quiet: arguments.quiet };
+    let context = Context { settings, output };
+    match run(&context, arguments.verb) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failed(&failure, Some(&context.settings)),
+    }
+}
+
+fn failed(failure: &Failure, settings: Option<&Settings>) -> ExitCode {
+    failure.print(settings);
+    failure.exit().into()
+}
+
+fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(context.settings.workers.max(2))
+        .enable_all()
+        .build()
+        .map_err(Failure::system("start"))?;
+    runtime.block_on(async {
+        match verb {
+            Verb::Backup(arguments) => backup::run(context, arguments).await,
+            Verb::List => list::run(context).await,
+            Verb::Show(arguments) => show::run(context, arguments).await,
+            Verb::Restore(arguments) => restore::run(context, arguments).await,
+            Verb::Status => status::run(context).await,
+            Verb::Check => check::run(context).await,
+            Verb::Verify(arguments) => verify::run(context, arguments).await,
+            Verb::Wal(verb) => wal::run(context, verb).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_lists_exit_codes_and_settings() {
+        let help = Arguments::command().render_long_help().to_string();
+        for text in
+            ["Exit codes:", "10  done, with findings", "REPLICATION_HOST", "DRYDOCK_REPOSITORY", "--output"]
+        {
+            assert!(help.contains(text), "{text}\n{help}");
+        }
+        assert!(Arguments::command().render_help().to_string().contains("Exit codes:"));
+    }
+}

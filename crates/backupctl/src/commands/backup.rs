@@ -1,0 +1,67 @@
+//! `backupctl backup`
+
+use backupd::{Exit, Failure, open, stop};
+use engine::backup::{self, BackupRequest, Phase, Progress};
+use tokio::sync::watch;
+
+use super::view::BackupView;
+use crate::Context;
+use crate::output::{self, size};
+use crate::progress::{self, Shown};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Words to keep with the backup
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit, Failure> {
+    let config = backupd::backup_config(&context.settings)?;
+    let shutdown = stop::on_signals()?;
+    let cluster = open::or_create(&context.settings, backupd::now()).await?;
+    let request = BackupRequest { note: arguments.note };
+    let (progress, watched) = watch::channel(Progress::default());
+    let work = backup::run(&config, &cluster, &request, &progress, &shutdown);
+    let record = progress::show(&context.output, watched, describe, work).await?;
+
+    let view = BackupView::from(&record);
+    context.output.print(&view, || summary(&view))?;
+    if record.corrupt_pages_total == 0 {
+        return Ok(Exit::Done);
+    }
+    context.output.note(&format!(
+        "warning: the backup is published, but {} of the server's pages are corrupt; `backupctl show {}` lists them",
+        record.corrupt_pages_total, record.id
+    ));
+    Ok(Exit::Findings)
+}
+
+fn describe(progress: &Progress) -> Shown {
+    let what = match progress.phase {
+        Phase::Preparing => "looking at server and repository",
+        Phase::Checkpoint => "waiting for the server's checkpoint",
+        Phase::Copying => "copying",
+        Phase::WaitingForWal => "waiting for the backup's WAL to be durable",
+        Phase::Published => "published",
+    };
+    let id = progress.id.as_ref().map_or_else(String::new, |id| format!("backup {id}: "));
+    let counts = progress.phase == Phase::Copying;
+    Shown {
+        what: format!("{id}{what}"),
+        bytes: if counts { progress.bytes } else { 0 },
+        bytes_total: if counts { progress.bytes_total } else { 0 },
+    }
+}
+
+fn summary(view: &BackupView) -> String {
+    let took = view.finished_at.signed_duration_since(view.started_at).to_std().unwrap_or_default();
+    format!(
+        "backup {} is published: {} of files in {}, {} stored, {} shared with earlier backups",
+        view.id,
+        size(view.size_bytes),
+        output::duration(took),
+        size(view.stored_bytes),
+        size(view.shared_bytes)
+    )
+}

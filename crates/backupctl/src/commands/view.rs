@@ -1,0 +1,135 @@
+//! Backups, WAL and holes as results show them. Field names are part of the interface.
+
+use chrono::{DateTime, Utc};
+use pgformat::{Lsn, TimelineId};
+use repository::record::Tablespace;
+use repository::wal::{Coverage, Hole, TimelineCoverage};
+use repository::{BackupId, Record};
+use serde::Serialize;
+
+/// A backup.
+#[derive(Debug, Serialize)]
+pub(crate) struct BackupView {
+    /// Its name.
+    pub id: BackupId,
+    /// PostgreSQL's identifier of the cluster, as decimal text.
+    pub system_identifier: String,
+    /// `server_version_num` of the server.
+    pub postgresql_version: u32,
+    /// Whether the cluster's pages carry checksums.
+    pub data_checksums: bool,
+    /// When it was asked for.
+    pub started_at: DateTime<Utc>,
+    /// When it was published.
+    pub finished_at: DateTime<Utc>,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Recovery starts here.
+    pub start_lsn: Lsn,
+    /// It is consistent from here on.
+    pub stop_lsn: Lsn,
+    /// The server it was taken from.
+    pub source: String,
+    /// What the person who asked for it wrote.
+    pub note: Option<String>,
+    /// The backup it shares frames with.
+    pub parent: Option<BackupId>,
+    /// Files and directories.
+    pub file_count: u64,
+    /// Bytes of all files.
+    pub size_bytes: u64,
+    /// Bytes it added to the repository.
+    pub stored_bytes: u64,
+    /// Bytes of files that were in the repository already.
+    pub shared_bytes: u64,
+    /// Pages that are corrupt on the server.
+    pub corrupt_pages_total: u64,
+    /// Tablespaces outside the data directory.
+    pub tablespaces: Vec<Tablespace>,
+}
+
+impl From<&Record> for BackupView {
+    fn from(record: &Record) -> BackupView {
+        let record = record.clone();
+        BackupView {
+            id: record.id,
+            system_identifier: record.system_identifier.to_string(),
+            postgresql_version: record.postgresql_version,
+            data_checksums: record.data_checksums,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            timeline: record.timeline,
+            start_lsn: record.start_lsn,
+            stop_lsn: record.stop_lsn,
+            source: record.source,
+            note: record.note,
+            parent: record.parent,
+            file_count: record.file_count,
+            size_bytes: record.size_bytes,
+            stored_bytes: record.stored_bytes,
+            shared_bytes: record.shared_bytes,
+            corrupt_pages_total: record.corrupt_pages_total,
+            tablespaces: record.tablespaces,
+        }
+    }
+}
+
+/// The WAL of a timeline.
+#[derive(Debug, Serialize)]
+pub(crate) struct WalView {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// What is there without a gap, in order.
+    pub ranges: Vec<RangeView>,
+    /// Whole segments.
+    pub segments: u64,
+    /// Pieces of segments that are not whole.
+    pub pieces: u64,
+    /// Bytes in the repository.
+    pub stored_bytes: u64,
+    /// What is missing without a known cause.
+    pub unexplained_gaps: Vec<RangeView>,
+}
+
+/// WAL bytes from `from` up to, not including, `to`.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct RangeView {
+    /// First byte.
+    pub from: Lsn,
+    /// First byte after it.
+    pub to: Lsn,
+}
+
+impl From<&repository::wal::Range> for RangeView {
+    fn from(range: &repository::wal::Range) -> RangeView {
+        RangeView { from: range.from, to: range.to }
+    }
+}
+
+impl From<&TimelineCoverage> for WalView {
+    fn from(covered: &TimelineCoverage) -> WalView {
+        WalView {
+            timeline: covered.timeline,
+            ranges: covered.ranges.iter().map(RangeView::from).collect(),
+            segments: covered.segments,
+            pieces: covered.pieces,
+            stored_bytes: covered.stored_bytes,
+            unexplained_gaps: covered.unexplained_gaps().iter().map(RangeView::from).collect(),
+        }
+    }
+}
+
+/// All WAL, by timeline.
+pub(crate) fn wal(coverage: &Coverage) -> Vec<WalView> {
+    coverage.timelines.values().map(WalView::from).collect()
+}
+
+/// All holes.
+pub(crate) fn holes(coverage: &Coverage) -> Vec<Hole> {
+    coverage.timelines.values().flat_map(|covered| covered.holes.clone()).collect()
+}
+
+/// A range for people.
+pub(crate) fn range(range: &RangeView) -> String {
+    format!("{}..{}", range.from, range.to)
+}

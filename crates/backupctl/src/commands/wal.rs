@@ -1,0 +1,197 @@
+//! `backupctl wal …`
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use backupd::config::{self, Flags};
+use backupd::{Exit, Failure, open};
+use engine::fetch::{self, Fetched, PLAN_PATH, RecoveryPlan};
+use repository::Cluster;
+use repository::wal::Hole;
+use serde::Serialize;
+
+use super::list;
+use super::view::{self, WalView};
+use crate::Context;
+use crate::output::{lines, size, table};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum WalVerb {
+    /// List archived WAL by timeline: ranges, holes, gaps
+    List,
+    /// Put an archived WAL file at a path; what restore_command runs
+    ///
+    /// Exits with 0 when the file is there, with 1 when it is not in the archive, and with 200 when that could not be found
+    /// out, which stops recovery where 1 would end it.
+    Fetch(FetchArguments),
+    /// Fetch WAL ahead of recovery; `wal fetch` runs this by itself
+    #[command(hide = true)]
+    Prefetch(PrefetchArguments),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct FetchArguments {
+    /// The plan that a restore left beside the data [default: pg_wal/drydock/plan.json, where it is there]
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Name of a segment or a history file: restore_command's %f
+    segment: String,
+    /// Where to put it: restore_command's %p
+    path: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PrefetchArguments {
+    /// The plan
+    #[arg(long, value_name = "FILE")]
+    plan: PathBuf,
+    /// The segment that was asked for
+    segment: String,
+}
+
+/// PostgreSQL stops recovery on exit codes above 125; below it takes the file for absent, ends recovery and promotes.
+pub(crate) const COULD_NOT_FIND_OUT: u8 = 200;
+/// "Not in the archive".
+const NOT_IN_ARCHIVE: u8 = 1;
+
+/// Whether these arguments are a `restore_command`'s, whatever else is wrong with them.
+pub(crate) fn serves_recovery(arguments: &[OsString]) -> bool {
+    let position = |word: &str| arguments.iter().skip(1).position(|argument| argument == word);
+    matches!((position("wal"), position("fetch")), (Some(wal), Some(fetch)) if wal < fetch)
+}
+
+/// Runs the verbs that PostgreSQL calls, which have their own exit codes; `None` for the others.
+pub(crate) fn run_for_recovery(verb: &WalVerb, flags: &Flags) -> Option<ExitCode> {
+    let code = match verb {
+        WalVerb::List => return None,
+        WalVerb::Fetch(arguments) => on_one_thread(fetch_one(arguments, flags)),
+        WalVerb::Prefetch(arguments) => on_one_thread(prefetch(arguments)),
+    };
+    Some(code.into())
+}
+
+/// A runtime that starts fast: this is called for every segment.
+fn on_one_thread(work: impl Future<Output = Result<u8, Failure>>) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(Failure::system("start")).and_then(|runtime| runtime.block_on(work));
+    result.unwrap_or_else(|failure| {
+        failure.print(None);
+        COULD_NOT_FIND_OUT
+    })
+}
+
+async fn fetch_one(arguments: &FetchArguments, flags: &Flags) -> Result<u8, Failure> {
+    let path = match &arguments.plan {
+        Some(path) => Some(path.as_path()),
+        None => Some(Path::new(PLAN_PATH)).filter(|path| path.exists()),
+    };
+    let plan = path.map(RecoveryPlan::read).transpose()?;
+    let cluster = match &plan {
+        Some(plan) => open_planned(plan).await?,
+        None => open::existing(&config::load(flags)?).await?,
+    };
+    let fetched = fetch::fetch(&cluster, plan.as_ref(), &arguments.segment, &arguments.path).await?;
+    if let (Fetched::Delivered, Some(plan), Some(path)) = (fetched, &plan, path)
+        && fetch::prefetch_is_due(plan, &arguments.segment)
+    {
+        start_prefetch(path, &arguments.segment);
+    }
+    Ok(match fetched {
+        Fetched::Delivered => 0,
+        Fetched::NotInArchive => NOT_IN_ARCHIVE,
+    })
+}
+
+/// The plan says where the WAL is, so that recovery needs no configuration.
+async fn open_planned(plan: &RecoveryPlan) -> Result<Cluster, Failure> {
+    let flags = Flags {
+        repository: Some(plan.repository.clone()),
+        cluster: Some(plan.cluster.clone()),
+        config: None,
+    };
+    let machine = config::Machine { cores: 1, read: |path| std::fs::read_to_string(path) };
+    let settings = config::resolve(None, &Default::default(), &flags, machine)?;
+    open::existing(&settings).await
+}
+
+/// Goes on without us: recovery should not wait for what it has not asked for. That it fails, or is not started, costs
+/// only time.
+fn start_prefetch(plan: &Path, segment: &str) {
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = Command::new(program);
+    command.args(["wal", "prefetch", "--plan"]).arg(plan).arg(segment);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    drop(command.spawn());
+}
+
+async fn prefetch(arguments: &PrefetchArguments) -> Result<u8, Failure> {
+    let plan = RecoveryPlan::read(&arguments.plan)?;
+    fetch::prefetch(&open_planned(&plan).await?, &plan, &arguments.segment).await?;
+    Ok(0)
+}
+
+/// Archived WAL.
+#[derive(Debug, Serialize)]
+struct WalList {
+    /// The cluster's name.
+    cluster: String,
+    /// Bytes in a segment.
+    segment_size: u64,
+    /// By timeline.
+    timelines: Vec<WalView>,
+    /// WAL that is known to be missing.
+    holes: Vec<Hole>,
+}
+
+pub(crate) async fn run(context: &Context, verb: WalVerb) -> Result<Exit, Failure> {
+    match verb {
+        WalVerb::List => list_wal(context).await,
+        // Run before, without a configuration.
+        WalVerb::Fetch(_) | WalVerb::Prefetch(_) => Ok(Exit::Failed),
+    }
+}
+
+async fn list_wal(context: &Context) -> Result<Exit, Failure> {
+    let cluster = open::existing(&context.settings).await?;
+    let identity = cluster.require_identity().await?;
+    let coverage = cluster.coverage(identity.segment_size()).await?;
+    let list = WalList {
+        cluster: cluster.name().to_owned(),
+        segment_size: identity.segment_size,
+        timelines: view::wal(&coverage),
+        holes: view::holes(&coverage),
+    };
+    context.output.print(&list, || text(&list))?;
+    Ok(Exit::Done)
+}
+
+fn text(list: &WalList) -> String {
+    let mut rows = table(&[">Timeline", "Range", ">WAL"]);
+    for timeline in &list.timelines {
+        for range in &timeline.ranges {
+            rows.add_row([
+                timeline.timeline.to_string(),
+                view::range(range),
+                size(range.to.since(range.from)),
+            ]);
+        }
+    }
+    format!("{}\n{}", list::wal_and_holes(&list.timelines, &list.holes), lines(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_command_is_recognised_whatever_is_wrong_with_it() {
+        let recognised =
+            |line: &str| serves_recovery(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(recognised("backupctl wal fetch"));
+        assert!(recognised("backupctl --config x wal fetch --nonsense a b"));
+        assert!(!recognised("backupctl wal list"));
+        assert!(!recognised("backupctl fetch wal"));
+        assert!(!recognised("wal fetch"));
+    }
+}
