@@ -25,6 +25,7 @@ pub fn now() -> DateTime<Utc> {
 pub fn backup_config(settings: &config::Settings) -> Result<BackupConfig, Failure> {
     Ok(BackupConfig {
         connect: settings.server()?.replication.clone(),
+        sql: settings.server()?.sql.clone(),
         level: settings.level,
         workers: settings.workers,
         role_files: settings.role_files.clone(),

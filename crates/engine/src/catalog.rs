@@ -182,7 +182,11 @@ mod tests {
         for first in [(16, 32), (16, 40), (16, 90)] {
             assert_eq!(reach(&[(1, &[first]), (2, &[(32, 70)])], 2, 1, 20), (2, 70, true), "{first:?}");
         }
-        assert_eq!(reach(&[(1, &[(16, 30)]), (2, &[(32, 70)])], 2, 1, 20), (1, 30, false), "a hole before the fork");
+        assert_eq!(
+            reach(&[(1, &[(16, 30)]), (2, &[(32, 70)])], 2, 1, 20),
+            (1, 30, false),
+            "a hole before the fork"
+        );
     }
 
     #[test]

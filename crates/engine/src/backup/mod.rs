@@ -7,6 +7,7 @@
 mod manifest;
 mod pack;
 mod parent;
+mod recheck;
 mod split;
 mod stream;
 mod tar;
@@ -23,7 +24,6 @@ use repository::{BackupId, Cluster, Record};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::pack::Packed;
 use self::parent::Parent;
 use crate::server::Server;
 use crate::{Clock, Error, expire};
@@ -33,6 +33,8 @@ use crate::{Clock, Error, expire};
 pub struct BackupConfig {
     /// The server.
     pub connect: ConnectConfig,
+    /// The same server for SQL, to read a suspect page again.
+    pub sql: ConnectConfig,
     /// zstd's level for files.
     pub level: i32,
     /// Threads that verify, hash and compress.
@@ -198,17 +200,17 @@ async fn take(
     let durable =
         wait::until_durable(cluster, server, timeline, start_lsn, stop_lsn, config.wal_wait).await?;
 
-    let Packed {
-        files,
-        file_count,
-        size_bytes,
-        maps,
-        packs,
-        stored_bytes,
-        shared_bytes,
-        corrupt_pages,
-        corrupt_pages_total,
-    } = copied.packed;
+    let packed = copied.packed;
+    let unlisted = packed.suspects_total - packed.suspects.len() as u64;
+    let corrupt_pages =
+        recheck::still_corrupt(&config.sql, packed.suspects, server.block_size, start_lsn).await;
+    for page in &corrupt_pages {
+        tracing::warn!(
+            path = page.path,
+            block = page.block,
+            "a page is corrupt on the server: its checksum does not hold"
+        );
+    }
     let record = Record {
         id: heartbeat.id.clone(),
         system_identifier: server.system_identifier,
@@ -224,15 +226,16 @@ async fn take(
         note: request.note.clone(),
         parent: parent_record.map(|record| record.id),
         tablespaces,
-        files,
-        file_count,
-        size_bytes,
-        maps,
-        packs,
-        stored_bytes,
-        shared_bytes,
+        files: packed.files,
+        file_count: packed.file_count,
+        size_bytes: packed.size_bytes,
+        maps: packed.maps,
+        packs: packed.packs,
+        stored_bytes: packed.stored_bytes,
+        shared_bytes: packed.shared_bytes,
+        // What is not listed was not read again either.
+        corrupt_pages_total: unlisted + corrupt_pages.len() as u64,
         corrupt_pages,
-        corrupt_pages_total,
     };
     cluster.publish(&record, &durable).await?;
     progress.send_modify(|progress| progress.phase = Phase::Published);

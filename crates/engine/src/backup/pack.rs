@@ -14,8 +14,8 @@ use crate::Error;
 
 /// Packs that are being written at once, at most. Each is in memory as a whole.
 const PACKS_IN_FLIGHT_MAX: usize = 2;
-/// Corrupt pages that are listed one by one.
-const CORRUPT_PAGES_LISTED_MAX: usize = 1000;
+/// Pages with a wrong checksum that are listed, and read again, one by one.
+const SUSPECTS_LISTED_MAX: usize = 1000;
 
 /// Everything but the record.
 pub(super) struct Packed {
@@ -26,8 +26,10 @@ pub(super) struct Packed {
     pub(super) packs: Vec<PackUse>,
     pub(super) stored_bytes: u64,
     pub(super) shared_bytes: u64,
-    pub(super) corrupt_pages: Vec<CorruptPage>,
-    pub(super) corrupt_pages_total: u64,
+    /// Pages whose checksum does not hold although their LSN does not excuse it.
+    pub(super) suspects: Vec<CorruptPage>,
+    /// There may be more than are listed.
+    pub(super) suspects_total: u64,
 }
 
 /// Puts what was worked on into the repository.
@@ -56,8 +58,8 @@ impl Packer {
             packs: Vec::new(),
             stored_bytes: 0,
             shared_bytes: 0,
-            corrupt_pages: Vec::new(),
-            corrupt_pages_total: 0,
+            suspects: Vec::new(),
+            suspects_total: 0,
         };
         Ok(Packer {
             cluster: cluster.clone(),
@@ -113,14 +115,9 @@ impl Packer {
 
     fn note_bad_pages(&mut self, pages: Vec<super::work::BadPage>) {
         for page in pages {
-            self.packed.corrupt_pages_total += 1;
-            if self.packed.corrupt_pages.len() < CORRUPT_PAGES_LISTED_MAX {
-                tracing::warn!(
-                    path = page.path,
-                    block = page.block,
-                    "a page is corrupt on the server: its checksum does not hold"
-                );
-                self.packed.corrupt_pages.push(CorruptPage { path: page.path, block: page.block });
+            self.packed.suspects_total += 1;
+            if self.packed.suspects.len() < SUSPECTS_LISTED_MAX {
+                self.packed.suspects.push(CorruptPage { path: page.path, block: page.block });
             }
         }
     }

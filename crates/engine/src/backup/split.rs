@@ -10,7 +10,7 @@ use super::work::{FileFacts, Job, PageCheck, Part};
 /// A file shorter than this shares its frame with others.
 const SMALL_BYTES: usize = FRAME_BYTES_MAX / 2;
 /// PostgreSQL cuts relations into files of 1 GiB, unless it was built otherwise, which no package is.
-const RELATION_FILE_BYTES: u64 = 1 << 30;
+pub(super) const RELATION_FILE_BYTES: u64 = 1 << 30;
 
 /// How pages are to be verified; `None` where pages carry no checksums.
 #[derive(Debug, Clone, Copy)]
