@@ -3,12 +3,14 @@
 //! PostgreSQL 14 sends one copy for each tablespace, in the order it listed them, and one for the manifest. Later
 //! versions send everything in one copy, cut into messages with a type. Both come out as the same events.
 
+use std::fmt;
+
 use bytes::Bytes;
 use pgformat::{Lsn, TimelineId};
 use postgres_protocol::message::backend::Message;
 
 use crate::backup_message::{self, BackupMessage};
-use crate::connection::{Connection, PARENTHESES_SINCE};
+use crate::connection::Connection;
 use crate::error::Error;
 use crate::frame::Frame;
 use crate::row::{self, Row};
@@ -119,7 +121,7 @@ impl BaseBackup {
         connection: Connection,
         options: &BaseBackupOptions,
     ) -> Result<BaseBackup, Error> {
-        let typed = connection.server_version() >= PARENTHESES_SINCE;
+        let typed = connection.major()?.base_backup_parenthesised();
         let mut wire = connection.wire;
         wire.send_command(&command(options, typed)).await?;
         let start = position(&row::only(wire.result_set().await?, "the start of BASE_BACKUP")?)?;
@@ -242,6 +244,13 @@ impl BaseBackup {
             Part::Manifest => Ok(BackupEvent::ManifestData(data)),
             Part::None => Err(self.wire.protocol("backup data before the first archive")),
         }
+    }
+}
+
+impl fmt::Debug for BaseBackup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lsn, timeline) = self.start;
+        write!(f, "BaseBackup({} from {lsn} on timeline {timeline})", self.wire.target())
     }
 }
 

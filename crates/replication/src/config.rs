@@ -67,7 +67,8 @@ pub enum SslMode {
     Prefer,
     /// Only TLS. Verifies the chain when a root certificate file is present, and nothing otherwise.
     Require,
-    /// TLS with a certificate that chains to a trusted root.
+    /// TLS with a certificate that chains to a trusted root. Unlike libpq we cannot verify certificates of X.509
+    /// version 1, which old versions of `openssl x509 -req` make unless given extensions.
     VerifyCa,
     /// As `VerifyCa`, and the certificate names the host.
     VerifyFull,

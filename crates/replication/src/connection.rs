@@ -1,8 +1,10 @@
 //! A connection in replication mode, and the commands that answer with a small result.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pgformat::version::Major;
 use pgformat::{Lsn, TimelineId};
 use tokio::time::timeout;
 
@@ -14,12 +16,6 @@ use crate::startup;
 use crate::stream::WalStream;
 use crate::transport;
 use crate::wire::Wire;
-
-/// Versions from 15 on put options of commands in parentheses.
-pub(crate) const PARENTHESES_SINCE: u32 = 150_000;
-
-/// Versions from 15 on have READ_REPLICATION_SLOT.
-const READ_SLOT_SINCE: u32 = 150_000;
 
 /// How long [`Connection::close`] waits for its goodbye to be sent.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -86,6 +82,11 @@ impl Connection {
         self.server_version
     }
 
+    /// What this server's commands look like; majors we do not know are refused.
+    pub(crate) fn major(&self) -> Result<Major, Error> {
+        Major::from_version_num(self.server_version).map_err(|error| self.wire.protocol(error))
+    }
+
     /// The server, as messages name it.
     pub fn target(&self) -> &str {
         self.wire.target()
@@ -126,7 +127,7 @@ impl Connection {
     /// Creates a slot that outlives this connection. Unless it reserves WAL, it keeps none until something has
     /// streamed from it.
     pub async fn create_physical_slot(&mut self, name: &str, reserve_wal: bool) -> Result<(), Error> {
-        let option = match (reserve_wal, self.server_version >= PARENTHESES_SINCE) {
+        let option = match (reserve_wal, self.major()?.base_backup_parenthesised()) {
             (false, _) => "",
             (true, true) => " (RESERVE_WAL)",
             (true, false) => " RESERVE_WAL",
@@ -137,7 +138,7 @@ impl Connection {
 
     /// What the server knows about a slot.
     pub async fn read_slot(&mut self, name: &str) -> Result<SlotState, Error> {
-        if self.server_version < READ_SLOT_SINCE {
+        if !self.major()?.has_read_replication_slot() {
             return Ok(SlotState::Unsupported);
         }
         let row = self.row(&format!("READ_REPLICATION_SLOT {}", quote_identifier(name))).await?;
@@ -188,6 +189,12 @@ impl Connection {
 
     async fn row(&mut self, command: &str) -> Result<Row, Error> {
         row::only(self.wire.rows(command).await?, command)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({}, version {})", self.target(), self.server_version)
     }
 }
 

@@ -1,6 +1,7 @@
 //! SQL over the same transport: `tokio-postgres`, with our addresses, timeouts, TLS, password file and errors.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Ready, ready};
 use std::io;
 use std::ops::Deref;
@@ -133,6 +134,12 @@ impl SqlClient {
     /// This crate's error for one of the library's that a method of [`tokio_postgres::Client`] gave.
     pub fn convert(&self, error: tokio_postgres::Error) -> Error {
         convert(error, &self.target, &self.asker)
+    }
+}
+
+impl fmt::Debug for SqlClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SqlClient({})", self.target)
     }
 }
 

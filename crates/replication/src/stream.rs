@@ -27,6 +27,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(5);
 /// The `Bytes` of an event are slices of the receive buffer, which is half a megabyte. It is not freed or used again
 /// until all slices of it are dropped, so keeping many small ones for long pins much more than they hold. Copy what is
 /// to be kept into a buffer of your own; drop the rest soon.
+#[derive(Debug)]
 pub struct WalStream {
     /// Leaves when the stream ends.
     connection: Option<Box<Connection>>,
@@ -37,6 +38,7 @@ pub struct WalStream {
 }
 
 /// What happens on a stream.
+#[derive(Debug)]
 pub enum StreamEvent {
     /// A piece of WAL. It may begin and end anywhere; pieces of one stream follow each other without gap.
     Wal {

@@ -184,3 +184,10 @@ async fn nonsense_is_refused() {
     }
     assert!(matches!(backup.next().await, Err(Error::Protocol(_))), "a fourth copy for two tablespaces");
 }
+
+#[tokio::test]
+async fn an_unknown_major_is_not_tried() {
+    let (_server, connection) = Server::logged_in("19beta1", vec![Step::Hold]).await;
+    let refused = connection.base_backup(&options()).await.unwrap_err();
+    assert!(refused.to_string().contains("PostgreSQL 19 is not supported"), "{refused}");
+}
