@@ -86,13 +86,6 @@ fn hint(error: &engine::Error, settings: Option<&Settings>) -> Option<String> {
                 .map(|server| &server.replication.user)?;
             Some(format!("as a superuser: ALTER ROLE \"{}\" REPLICATION", role.replace('"', "\"\"")))
         }
-        // Zero walsenders is how a server without WAL for anybody else starts.
-        engine::Error::Server(Server::NoFreeWalSender { message }) if message.contains("(currently 0)") => {
-            Some(
-                "set wal_level = replica and max_wal_senders = 10 on the server, and start it again"
-                    .to_owned(),
-            )
-        }
         engine::Error::Repository(Repository::NoRepository { .. }) => Some(
             "its repository.json is not there; check DRYDOCK_REPOSITORY, or start `backupd run`".to_owned(),
         ),

@@ -20,8 +20,12 @@ const OPEN_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until `shutdown`, or until archiving fails before it ever worked.
 pub async fn run(settings: &Settings, shutdown: CancellationToken) -> Result<(), Failure> {
+    let server = settings.server()?;
+    let mut connect = server.replication.clone();
+    // Archiving asks the odd question in SQL, too, with the role it has.
+    connect.database = server.sql.database.clone();
     let archive = ArchiveConfig {
-        connect: settings.server()?.replication.clone(),
+        connect,
         slot: settings.slot.clone(),
         flush_interval: settings.flush_interval,
         in_flight_max: settings.in_flight,

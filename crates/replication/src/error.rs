@@ -207,6 +207,10 @@ impl Error {
                  server still holds until wal_sender_timeout"
             }
             Error::NoFreeSlot { .. } => "raise max_replication_slots or drop a slot that nobody uses",
+            // None at all is how a server with wal_level = minimal has to be started.
+            Error::NoFreeWalSender { message } if message.contains("(currently 0)") => {
+                "set wal_level = replica and max_wal_senders = 10 on the server, and restart it"
+            }
             Error::NoFreeWalSender { .. } => "raise max_wal_senders and max_connections",
             Error::WalRemoved { .. } => {
                 "take a new base backup at once; WAL between it and the last archived is lost"
