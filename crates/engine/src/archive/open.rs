@@ -4,7 +4,7 @@ use pgformat::wal::Expect;
 use pgformat::{History, Lsn, SegmentName, TimelineId};
 use replication::{Connection, SlotState};
 use repository::Cluster;
-use repository::wal::{Coverage, Frontier, Hole, WalStream};
+use repository::wal::{Coverage, Durable, Frontier, Hole, WalStream};
 
 use super::ArchiveConfig;
 use super::assemble::Assembler;
@@ -37,7 +37,9 @@ pub(super) async fn open(config: &ArchiveConfig, cluster: &Cluster) -> Result<Op
     let coverage = cluster.coverage(server.segment_size).await?;
     remove_superseded_pieces(cluster, &coverage, &server).await?;
     let known = newest(&coverage);
-    let restart_lsn = ensure_slot(&mut connection, &config.slot, known.is_some()).await?;
+    // A node that has just become what we follow never had our slot.
+    let expected = known.is_some_and(|known| known.timeline == server.timeline);
+    let restart_lsn = ensure_slot(&mut connection, &config.slot, expected).await?;
     let start = choose_start(&server, &history, known, restart_lsn)?;
 
     let frontier = match coverage.timelines.get(&start.timeline).and_then(|covered| covered.frontier()) {
@@ -46,8 +48,8 @@ pub(super) async fn open(config: &ArchiveConfig, cluster: &Cluster) -> Result<Op
     };
     let wal = match connection.start_replication(Some(&config.slot), start.timeline, start.lsn).await {
         Ok(wal) => wal,
-        Err(error @ (replication::Error::WalRemoved { .. } | replication::Error::SlotInvalidated { .. })) => {
-            record_hole(config, cluster, &server, frontier.durable().lsn(), start.timeline, &error).await?;
+        Err(error) if leaves_a_hole(&error) => {
+            record_hole(config, cluster, &server, frontier.durable(), &error).await?;
             return Ok(None);
         }
         Err(error) => return Err(error.into()),
@@ -161,14 +163,14 @@ async fn remove_superseded_pieces(
 async fn ensure_slot(
     connection: &mut Connection,
     slot: &str,
-    archived_before: bool,
+    expected: bool,
 ) -> Result<Option<Lsn>, Error> {
     match connection.read_slot(slot).await? {
         SlotState::Physical { restart_lsn, .. } => return Ok(restart_lsn),
         SlotState::Missing | SlotState::Unsupported => {}
     }
     match connection.create_physical_slot(slot, true).await {
-        Ok(()) if archived_before => {
+        Ok(()) if expected => {
             tracing::warn!(
                 slot,
                 "the slot was missing and has been made again; if the server removed WAL meanwhile, a hole will be recorded"
@@ -185,26 +187,32 @@ async fn ensure_slot(
     }
 }
 
+/// Whether the server has said that the WAL we need next is gone. It says so when it is asked to stream, or only when it
+/// looks for the segment.
+pub(super) fn leaves_a_hole(error: &replication::Error) -> bool {
+    matches!(error, replication::Error::WalRemoved { .. } | replication::Error::SlotInvalidated { .. })
+}
+
 /// The WAL after what is durable is gone from the server. Records that, so that archiving can go on behind it.
-async fn record_hole(
+pub(super) async fn record_hole(
     config: &ArchiveConfig,
     cluster: &Cluster,
     server: &Server,
-    durable: Lsn,
-    timeline: TimelineId,
+    durable: Durable,
     error: &replication::Error,
 ) -> Result<(), Error> {
+    let (timeline, from) = (durable.timeline(), durable.lsn());
     let (mut connection, again) = Server::connect(&config.connect).await?;
     if matches!(error, replication::Error::SlotInvalidated { .. }) {
         connection.drop_slot(&config.slot).await?;
     }
     let restart_lsn = ensure_slot(&mut connection, &config.slot, true).await?;
     let to = server.segment_size.floor(restart_lsn.unwrap_or(again.flushed));
-    if to <= durable || again.timeline != timeline {
+    if to <= from || again.timeline != timeline {
         // The server's answers do not fit together (it is changing under us); asking again is safe, guessing is not.
         return Err(Error::Server(replication::Error::WalRemoved { message: error.to_string() }));
     }
-    let hole = Hole { timeline, from: durable, to, cause: error.to_string(), since: (config.clock)() };
+    let hole = Hole { timeline, from, to, cause: error.to_string(), since: (config.clock)() };
     cluster.put_hole(&hole).await?;
     tracing::error!(
         timeline = %timeline, from = %hole.from, to = %hole.to,

@@ -50,7 +50,13 @@ pub(super) async fn attempt(
     let mut session = Session::new(config, cluster, status, opened, watched);
     let ended = session.run(shutdown).await;
     watcher.abort();
-    ended
+    match ended {
+        Err(Error::Server(error)) if open::leaves_a_hole(&error) => {
+            open::record_hole(config, cluster, &session.server, session.frontier.durable(), &error).await?;
+            Ok(Ended::Again)
+        }
+        ended => ended,
+    }
 }
 
 struct Session<'a> {

@@ -225,7 +225,7 @@ async fn find(
 }
 
 fn show(time: chrono::DateTime<chrono::Utc>) -> String {
-    time.format("%Y-%m-%d %H:%M:%S%.f UTC").to_string()
+    time.format("%Y-%m-%d %H:%M:%S%.6f UTC").to_string()
 }
 
 fn assemble(
@@ -282,7 +282,7 @@ async fn reachable_range(cluster: &Cluster, catalog: &Catalog, request: &Request
         let until = newest
             .map_or_else(String::new, |time| format!(" (the last transaction ended at {})", show(time)));
         return Ok(format!(
-            "what can be reached on timeline {} is from {} ({}, the end of backup {}) to {}{until}",
+            "reachable on timeline {} is everything from {} ({}, the end of backup {}) to {}{until}",
             reach.timeline,
             record.stop_lsn,
             show(record.finished_at),

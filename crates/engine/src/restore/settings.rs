@@ -9,8 +9,8 @@ use super::{Action, Destination, Plan, Target};
 use crate::Error;
 use crate::fetch::{PLAN_PATH, RecoveryPlan};
 
-/// Settings that an earlier recovery may have left in postgresql.auto.conf. PostgreSQL refuses two targets at once, so
-/// all are set, those that do not apply to nothing.
+/// Settings that an earlier recovery may have left, in postgresql.auto.conf or elsewhere. PostgreSQL refuses two targets at
+/// once, so all are set, those that do not apply to nothing.
 const SETTINGS: [&str; 11] = [
     "restore_command",
     "recovery_end_command",
@@ -76,6 +76,8 @@ fn settings(plan: &Plan, destination: &Destination) -> Vec<(&'static str, String
         Target::Xid(xid) => set("recovery_target_xid", xid.to_string()),
         Target::Name(name) => set("recovery_target_name", name.clone()),
     }
+    // PostgreSQL takes a target that is set to nothing for a second one when it comes after the first.
+    settings.sort_by_key(|(_, value)| !value.is_empty());
     settings
 }
 
