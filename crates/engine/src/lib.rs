@@ -5,6 +5,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalog;
+pub mod check;
 mod error;
 pub mod expire;
 pub mod fetch;
