@@ -1,5 +1,6 @@
 //! `backupctl backup`
 
+use backupd::config::Settings;
 use backupd::{Exit, Failure, open, stop};
 use engine::backup::{self, BackupRequest, Phase, Progress};
 use tokio::sync::watch;
@@ -8,6 +9,9 @@ use super::view::BackupView;
 use crate::Context;
 use crate::output::{self, size};
 use crate::progress::{self, Shown};
+
+/// With less room than a few segments take, the archive is as good as full.
+const ARCHIVE_BYTES_MIN: u64 = 48 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -23,7 +27,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
     let request = BackupRequest { note: arguments.note };
     let (progress, watched) = watch::channel(Progress::default());
     let work = backup::run(&config, &cluster, &request, &progress, &shutdown);
-    let record = progress::show(&context.output, watched, describe, work).await?;
+    let record = progress::show(&context.output, watched, describe, work).await;
+    let record = record.map_err(|error| explain(error, &context.settings))?;
 
     let view = BackupView::from(&record);
     context.output.print(&view, || summary(&view))?;
@@ -35,6 +40,24 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
         record.corrupt_pages_total, record.id
     ));
     Ok(Exit::Findings)
+}
+
+/// WAL that does not arrive in a repository without room has an explanation that the engine, which does not see who archives,
+/// cannot give.
+fn explain(error: engine::Error, settings: &Settings) -> Failure {
+    let is_full = || {
+        let space = super::space(settings.repository.directory());
+        space.is_some_and(|space| space.free_bytes < ARCHIVE_BYTES_MIN)
+    };
+    match error {
+        engine::Error::WalNotArchived { .. } if is_full() => store::Error::Full {
+            action: "archive WAL into",
+            key: settings.repository.to_string(),
+            source: std::io::ErrorKind::StorageFull.into(),
+        }
+        .into(),
+        error => error.into(),
+    }
 }
 
 fn describe(progress: &Progress) -> Shown {

@@ -1,9 +1,7 @@
 //! `backupctl check`
 
-use std::path::Path;
-
 use backupd::{Exit, Failure, open};
-use engine::check::{self, Check, Request, Space, Verdict};
+use engine::check::{self, Check, Request, Verdict};
 use serde::Serialize;
 
 use crate::Context;
@@ -33,7 +31,7 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
         sql: &server.sql,
         slot: &settings.slot,
         cluster: opened.as_ref(),
-        space: space(settings.repository.directory()),
+        space: super::space(settings.repository.directory()),
         now: backupd::now(),
     })
     .await;
@@ -41,15 +39,6 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let report = Report { failed: count(Verdict::Failed), warnings: count(Verdict::Warning), checks };
     context.output.print(&report, || text(&report))?;
     Ok(if report.failed > 0 { Exit::Findings } else { Exit::Done })
-}
-
-/// Room in the file system that holds the repository. A directory that cannot be asked is found out about elsewhere.
-fn space(directory: &Path) -> Option<Space> {
-    let found = rustix::fs::statvfs(directory).ok()?;
-    Some(Space {
-        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
-    })
 }
 
 fn text(report: &Report) -> String {

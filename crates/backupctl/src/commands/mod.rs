@@ -10,9 +10,11 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod wal;
 
+use std::path::Path;
 use std::str::FromStr;
 
 use backupd::Failure;
+use engine::check::Space;
 use repository::BackupId;
 use repository::backup::Backups;
 
@@ -51,4 +53,13 @@ impl WhichBackup {
         let word = if *self == WhichBackup::Latest { "latest" } else { "oldest" };
         found.map(|record| record.id.clone()).ok_or_else(|| none(word))
     }
+}
+
+/// Room in the file system that holds the repository. A directory that cannot be asked is found out about elsewhere.
+pub(crate) fn space(directory: &Path) -> Option<Space> {
+    let found = rustix::fs::statvfs(directory).ok()?;
+    Some(Space {
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+    })
 }

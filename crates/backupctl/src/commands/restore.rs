@@ -133,7 +133,12 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
         refuse_root(&data_dir)?;
     }
     let cluster = open::existing(&context.settings).await?;
-    let catalog = Catalog::load(&cluster).await?;
+    let mut catalog = Catalog::load(&cluster).await?;
+    let backup = arguments.backup.map(|which| which.find(&catalog.backups)).transpose()?;
+    if let Some(position) = catalog.backups.unreadable.iter().position(|(id, _)| Some(id) == backup.as_ref())
+    {
+        return Err(catalog.backups.unreadable.swap_remove(position).1.into());
+    }
     let target = arguments.target.target();
     let action = arguments.target_action.map(|action| match action {
         ActionArgument::Pause => Action::Pause,
@@ -141,7 +146,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
         ActionArgument::Shutdown => Action::Shutdown,
     });
     let request = Request {
-        backup: arguments.backup.map(|which| which.find(&catalog.backups)).transpose()?,
+        backup,
         action,
         target,
         exclusive: arguments.exclusive,
