@@ -160,11 +160,7 @@ async fn remove_superseded_pieces(
 }
 
 /// Makes the slot when it is not there, and gives the position it keeps WAL from, where the server says it.
-async fn ensure_slot(
-    connection: &mut Connection,
-    slot: &str,
-    expected: bool,
-) -> Result<Option<Lsn>, Error> {
+async fn ensure_slot(connection: &mut Connection, slot: &str, expected: bool) -> Result<Option<Lsn>, Error> {
     match connection.read_slot(slot).await? {
         SlotState::Physical { restart_lsn, .. } => return Ok(restart_lsn),
         SlotState::Missing | SlotState::Unsupported => {}
@@ -212,7 +208,8 @@ pub(super) async fn record_hole(
         // The server's answers do not fit together (it is changing under us); asking again is safe, guessing is not.
         return Err(Error::Server(replication::Error::WalRemoved { message: error.to_string() }));
     }
-    let hole = Hole { timeline, from, to, cause: error.to_string(), since: (config.clock)() };
+    let cause = format!("slot \"{}\" did not keep it, and the server has removed it: {error}", config.slot);
+    let hole = Hole { timeline, from, to, cause, since: (config.clock)() };
     cluster.put_hole(&hole).await?;
     tracing::error!(
         timeline = %timeline, from = %hole.from, to = %hole.to,

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgformat::{Lsn, SegmentName};
 use replication::{StatusUpdate, StreamEvent};
 use repository::Cluster;
 use repository::wal::{Frontier, Stored, WalStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -46,8 +47,9 @@ pub(super) async fn attempt(
     };
     let Some(opened) = opened else { return Ok(Ended::Again) };
     let (synchronous, watched) = watch::channel(opened.server.synchronous);
-    let watcher = tokio::spawn(synchronous::watch(config.connect.clone(), synchronous));
-    let mut session = Session::new(config, cluster, status, opened, watched);
+    let wal_came = Arc::new(Notify::new());
+    let watcher = tokio::spawn(synchronous::watch(config.connect.clone(), synchronous, wal_came.clone()));
+    let mut session = Session::new(config, cluster, status, opened, watched, wal_came);
     let ended = session.run(shutdown).await;
     watcher.abort();
     match ended {
@@ -69,6 +71,7 @@ struct Session<'a> {
     assembler: Assembler,
     frontier: Frontier,
     synchronous: watch::Receiver<bool>,
+    wal_came: Arc<Notify>,
     /// Segments that are being stored.
     segments: JoinSet<Result<Stored, Error>>,
     /// The piece that is being stored; never more than one.
@@ -105,6 +108,7 @@ impl<'a> Session<'a> {
         status: &'a watch::Sender<ArchiveStatus>,
         opened: Opened,
         synchronous: watch::Receiver<bool>,
+        wal_came: Arc<Notify>,
     ) -> Session<'a> {
         let first = SegmentName::containing(
             opened.stream.timeline,
@@ -122,6 +126,7 @@ impl<'a> Session<'a> {
             assembler: opened.assembler,
             frontier: opened.frontier,
             synchronous,
+            wal_came,
             segments: JoinSet::new(),
             piece: JoinSet::new(),
             cleanups: JoinSet::new(),
@@ -198,6 +203,7 @@ impl<'a> Session<'a> {
             }
             Happened::Stream(StreamEvent::Wal { start, server_end, data }) => {
                 self.server_end = server_end;
+                self.wal_came.notify_one();
                 self.receive(start, &data)
             }
             Happened::Stream(StreamEvent::Keepalive { server_end, reply_requested }) => {

@@ -1,13 +1,14 @@
 //! Whether commits wait for us, which may change at any time by a reload of the server's configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use replication::ConnectConfig;
 use replication::sql::{self, SqlClient};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-/// Time between two looks.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two looks at least. WAL brings about a look, so that an idle service does nothing.
+const INTERVAL: Duration = Duration::from_millis(250);
 /// Time to the next try where SQL is refused; the role may not be let in by pg_hba.conf, which is allowed.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -16,10 +17,10 @@ const QUESTION: &str = "select exists (select from pg_stat_replication \
 
 /// Keeps `synchronous` true to the server while it is polled. It starts as the server's settings had it at the
 /// beginning of the session; where SQL is not possible it stays that.
-pub(super) async fn watch(config: ConnectConfig, synchronous: watch::Sender<bool>) {
+pub(super) async fn watch(config: ConnectConfig, synchronous: watch::Sender<bool>, wal_came: Arc<Notify>) {
     let mut told = false;
     loop {
-        match look_until_it_fails(&config, &synchronous).await {
+        match look_until_it_fails(&config, &synchronous, &wal_came).await {
             Err(error) if !told => {
                 told = true;
                 tracing::info!(
@@ -35,9 +36,11 @@ pub(super) async fn watch(config: ConnectConfig, synchronous: watch::Sender<bool
 async fn look_until_it_fails(
     config: &ConnectConfig,
     synchronous: &watch::Sender<bool>,
+    wal_came: &Notify,
 ) -> Result<(), replication::Error> {
     let client = sql::connect(config).await?;
     loop {
+        wal_came.notified().await;
         let now = look(&client, &config.application_name).await?;
         synchronous.send_if_modified(|before| std::mem::replace(before, now) != now);
         tokio::time::sleep(INTERVAL).await;

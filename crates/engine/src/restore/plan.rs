@@ -127,7 +127,7 @@ fn gap_reason(catalog: &Catalog, reach: Reach) -> String {
         .and_then(|covered| covered.holes.iter().find(|hole| hole.from <= reach.lsn && reach.lsn < hole.to));
     match hole {
         Some(hole) => format!(
-            "WAL of timeline {} is missing from {} to {} since {}: {}",
+            "timeline {} has a hole from {} to {}, found {}: {}",
             hole.timeline,
             hole.from,
             hole.to,
