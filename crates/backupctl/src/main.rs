@@ -11,7 +11,7 @@ mod target_time;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use backupd::config::{self, Flags, Settings, setting};
+use backupd::config::{self, Flags, Log, LogFormat, Settings, setting};
 use backupd::{Exit, Failure, exit, logging};
 use clap::{Parser, Subcommand};
 
@@ -31,7 +31,7 @@ struct Arguments {
     /// Say less: no progress, only errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say more; twice for debugging
+    /// Say more; twice for debugging, three times for everything
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -93,13 +93,15 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return failed(&error.into(), None),
     };
-    let default_filter = match (arguments.quiet, arguments.verbose) {
+    // What the service logs, and how, is another matter than what a command says.
+    let filter = match (arguments.quiet, arguments.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
         (false, 1) => "info",
-        (false, _) => "debug",
+        (false, 2) => "debug",
+        (false, _) => "trace",
     };
-    logging::start(&settings.log, default_filter);
+    logging::start(&Log { filter: filter.to_owned(), format: LogFormat::Text });
     let output = Output { format: arguments.output, quiet: arguments.quiet };
     let context = Context { settings, output };
     match run(&context, arguments.verb) {

@@ -39,16 +39,10 @@ pub(crate) async fn show<P: Clone, T>(
     let look = || describe(&watched.borrow());
     if io::stderr().is_terminal() {
         let bar = ProgressBar::new(0);
-        bar.set_style(style());
         let done = loop {
             tokio::select! {
                 done = &mut work => break done,
-                () = tokio::time::sleep(BAR_INTERVAL) => {
-                    let shown = look();
-                    bar.set_length(shown.bytes_total.max(shown.bytes));
-                    bar.set_position(shown.bytes);
-                    bar.set_message(shown.what);
-                }
+                () = tokio::time::sleep(BAR_INTERVAL) => draw(&bar, look()),
             }
         };
         bar.finish_and_clear();
@@ -63,10 +57,22 @@ pub(crate) async fn show<P: Clone, T>(
     }
 }
 
-fn style() -> ProgressStyle {
-    let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    ProgressStyle::with_template(template)
-        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+/// A bar where it is known how much there is, else the time that has passed.
+fn draw(bar: &ProgressBar, shown: Shown) {
+    let template = match shown.bytes_total {
+        0 => "{msg}, {elapsed}",
+        _ => "{msg} [{bar:30}] {prefix}, {eta} left",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let total = shown.bytes_total.max(shown.bytes);
+    bar.set_prefix(format!("{} of {}", output::size(shown.bytes), output::size(total)));
+    bar.update(|state| {
+        state.set_len(total);
+        state.set_pos(shown.bytes);
+    });
+    bar.set_message(shown.what);
 }
 
 fn line(shown: &Shown, elapsed: Duration) -> String {

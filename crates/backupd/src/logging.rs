@@ -6,9 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// Starts logging; `default` is what is logged when nobody chose.
-pub fn start(log: &Log, default: &str) {
-    let filter = EnvFilter::new(log.filter.as_deref().unwrap_or(default));
+/// Starts logging.
+pub fn start(log: &Log) {
+    let filter = EnvFilter::new(&log.filter);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),

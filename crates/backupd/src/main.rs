@@ -37,7 +37,7 @@ fn main() -> ExitCode {
             return failure.exit().into();
         }
     };
-    logging::start(&settings.log, "info");
+    logging::start(&settings.log);
     let ended = match arguments.verb {
         Verb::Run => run(&settings),
     };

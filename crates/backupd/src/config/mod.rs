@@ -99,8 +99,8 @@ pub struct ServerSettings {
 /// How to log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// What, in the words of [`EnvFilter`]; `None` when nobody chose.
-    pub filter: Option<String>,
+    /// What, in the words of [`EnvFilter`].
+    pub filter: String,
     /// How it looks.
     pub format: LogFormat,
 }
@@ -313,7 +313,9 @@ impl Resolver<'_> {
             _ => None,
         };
         Ok(Log {
-            filter: self.parse(&setting::LOG_FILTER, "a level: error, warn, info, debug or trace", filter)?,
+            filter: self
+                .parse(&setting::LOG_FILTER, "a level: error, warn, info, debug or trace", filter)?
+                .unwrap_or_else(|| "info".to_owned()),
             format: self.parse(&setting::LOG_FORMAT, "text or json", format)?.unwrap_or_default(),
         })
     }

@@ -99,9 +99,9 @@ settings! {
         "file in the data directory that marks a standby, not to be restored; default standby.lock";
 
     LOG_FILTER = "log.filter", ["DRYDOCK_LOG", "RUST_LOG"],
-        "what is logged: error, warn, info, debug, trace, also by module; default info";
+        "what the service logs: error, warn, info, debug, trace, also by module; default info";
     LOG_FORMAT = "log.format", ["DRYDOCK_LOG_FORMAT"],
-        "text or json; default text";
+        "how the service logs, text or json; default text";
 }
 
 /// The table as `--help` shows it.
