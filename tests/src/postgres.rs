@@ -368,7 +368,8 @@ impl Postgres {
     /// A connection string for the product's role over TCP.
     pub fn conninfo(&self) -> String {
         let (user, password) = ROLE;
-        format!("host=127.0.0.1 port={} user={user} password={password}", self.port)
+        let quoted = password.replace('\\', "\\\\").replace('\'', "\\'");
+        format!("host=127.0.0.1 port={} user={user} password='{quoted}'", self.port)
     }
 
     /// All the server logged.

@@ -169,7 +169,10 @@ fn a_standby_follows_the_repository_and_then_the_primary() {
 
     // With a primary it streams.
     standby.stop(Shutdown::Fast);
-    standby.configure_auto(&[&format!("primary_conninfo = '{}'", primary.conninfo().replace('\'', "''"))]);
+    standby.configure_auto(&[&format!(
+        "primary_conninfo = '{}'",
+        primary.conninfo().replace('\\', "\\\\").replace('\'', "''")
+    )]);
     standby.start_again();
     primary.sql("insert into t values (3)");
     rows(&standby, "3");

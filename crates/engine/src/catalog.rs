@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pgformat::{History, Lsn, SegmentSize, TimelineId};
 use repository::backup::Backups;
-use repository::wal::Coverage;
+use repository::wal::{Coverage, Range};
 use repository::{Cluster, Identity};
 
 use crate::Error;
@@ -20,6 +20,9 @@ pub struct Catalog {
     pub coverage: Coverage,
     /// The history of each timeline; timeline 1 is always among them.
     pub histories: BTreeMap<TimelineId, History>,
+    /// WAL behind a gap that a crash left, by timeline: written side by side with WAL that never got there. Nobody was told of it, and
+    /// it is not in `coverage`.
+    pub unacknowledged: Vec<(TimelineId, Range)>,
     /// History files that cannot be read, each with what is wrong.
     pub unreadable_histories: Vec<(TimelineId, String)>,
 }
@@ -50,8 +53,10 @@ impl Catalog {
             backups,
             coverage,
             histories: BTreeMap::from([(TimelineId::FIRST, History::first())]),
+            unacknowledged: Vec::new(),
             unreadable_histories: Vec::new(),
         };
+        catalog.cut_unacknowledged(cluster).await?;
         for timeline in cluster.histories().await? {
             let Some(content) = cluster.history(timeline).await? else { continue };
             match History::parse(timeline, &content) {
@@ -60,6 +65,27 @@ impl Catalog {
             }
         }
         Ok(catalog)
+    }
+
+    /// Tells gaps that a crash left from losses: the newest object says how far all was durable when it was begun.
+    async fn cut_unacknowledged(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        let size = self.identity.segment_size();
+        for (timeline, covered) in &mut self.coverage.timelines {
+            let Some(gap) = covered.unexplained_gaps().first().copied() else { continue };
+            let newest =
+                cluster.wal_objects(*timeline, size).await?.into_iter().max_by_key(|object| object.range.to);
+            let header = match newest {
+                Some(object) if object.whole => cluster.segment_header(object.name, size).await,
+                Some(object) => cluster.piece_header(object.name, size, object.range).await,
+                None => continue,
+            };
+            // A damaged header says nothing, so the gap stays what it looks like: a loss.
+            let Some(header) = header.ok().flatten() else { continue };
+            if header.durable <= gap.from {
+                self.unacknowledged.extend(covered.cut_at_gap().map(|range| (*timeline, range)));
+            }
+        }
+        Ok(())
     }
 
     /// The cluster's segment size.
@@ -123,7 +149,7 @@ pub struct Reach {
 mod tests {
     use super::*;
     use chrono::DateTime;
-    use repository::wal::{Range, TimelineCoverage};
+    use repository::wal::TimelineCoverage;
 
     const MB: u64 = 1 << 20;
 
@@ -158,6 +184,7 @@ mod tests {
             backups: Backups::default(),
             coverage: Coverage { timelines: ranges.iter().map(covered).collect() },
             histories: BTreeMap::from([(timeline(1), History::first()), (timeline(2), second)]),
+            unacknowledged: Vec::new(),
             unreadable_histories: Vec::new(),
         }
     }

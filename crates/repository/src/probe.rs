@@ -16,11 +16,17 @@ impl Cluster {
     pub async fn probe(&self) -> Result<(), Error> {
         let unique = format!("{}/state/probe/{:032x}", self.name(), rand::random::<u128>());
         let key = store::Key::new(unique).map_err(|invalid| Error::ClusterName(invalid.0))?;
-        let content = Bytes::from_static(b"written to see whether the repository can be written, and left by a crash\n");
+        let content = Bytes::from_static(
+            b"written to see whether the repository can be written, and left by a crash\n",
+        );
         self.store.create(&key, Body::from(content.clone())).await?;
         let read = self.store.read(&key, None).await;
         self.store.delete(&key).await?;
-        if read? == content { Ok(()) } else { Err(Error::damaged(&key, "it is not what was written a moment ago")) }
+        if read? == content {
+            Ok(())
+        } else {
+            Err(Error::damaged(&key, "it is not what was written a moment ago"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgformat::wal::{Decoder, Expect, Progress, WalError, WalEvent, timestamp_to_unix_micros};
 use pgformat::{Lsn, SegmentSize};
-use repository::wal::{RestorePoint, WalFacts};
+use repository::wal::{RestorePoint, WalChunk, WalFacts};
 
 /// WAL that is ready to be stored.
 #[derive(Debug)]
@@ -12,6 +12,14 @@ pub(super) struct Chunk {
     pub(super) from: Lsn,
     pub(super) plain: Bytes,
     pub(super) facts: WalFacts,
+}
+
+impl Chunk {
+    /// For the repository, with what is durable by now.
+    pub(super) fn with_durable(self, durable: Lsn) -> WalChunk {
+        let Chunk { from, plain, facts } = self;
+        WalChunk { from, plain, facts, durable }
+    }
 }
 
 /// Why WAL was not taken.

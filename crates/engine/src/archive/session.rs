@@ -168,7 +168,8 @@ impl<'a> Session<'a> {
         shutdown: &CancellationToken,
         ticks: &mut tokio::time::Interval,
     ) -> Result<Happened, Error> {
-        let room = self.segments.len() < self.config.in_flight_max;
+        let room =
+            self.segments.len() < self.config.in_flight_max && self.ahead() < self.config.in_flight_max;
         let flush_at = self
             .waiting_since
             .filter(|_| self.piece.is_empty())
@@ -189,6 +190,12 @@ impl<'a> Session<'a> {
             _ = ticks.tick() => Happened::StatusIsDue,
             Ok(()) = self.synchronous.changed() => Happened::SynchronousChanged,
         })
+    }
+
+    /// Whole segments between what is durable and what is being received. One that cannot be stored holds up the rest.
+    fn ahead(&self) -> usize {
+        let ahead = self.assembler.segment_start().since(self.frontier.durable().lsn());
+        usize::try_from(ahead / self.stream.segment_size.bytes()).unwrap_or(usize::MAX)
     }
 
     async fn handle(&mut self, happened: Happened) -> Result<(), Error> {
@@ -254,12 +261,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn store_segment(&mut self, Chunk { from, plain, facts }: Chunk) {
-        let (cluster, stream) = (self.cluster.clone(), self.stream);
-        let status = self.status.clone();
+    fn store_segment(&mut self, segment: Chunk) {
+        let (cluster, stream, status) = (self.cluster.clone(), self.stream, self.status.clone());
+        let chunk = segment.with_durable(self.frontier.durable().lsn());
         self.segments.spawn(async move {
-            let put = || cluster.put_segment(&stream, from, plain.clone(), facts.clone());
-            until_stored(put, &status).await
+            until_stored(|| cluster.put_segment(&stream, chunk.clone()), &status).await
         });
     }
 
@@ -285,12 +291,10 @@ impl<'a> Session<'a> {
             chunk.from,
             self.stream.segment_size,
         ));
-        let (cluster, stream) = (self.cluster.clone(), self.stream);
-        let status = self.status.clone();
-        self.piece.spawn(async move {
-            let put = || cluster.put_piece(&stream, chunk.from, chunk.plain.clone(), chunk.facts.clone());
-            until_stored(put, &status).await
-        });
+        let (cluster, stream, status) = (self.cluster.clone(), self.stream, self.status.clone());
+        let chunk = chunk.with_durable(self.frontier.durable().lsn());
+        self.piece
+            .spawn(async move { until_stored(|| cluster.put_piece(&stream, chunk.clone()), &status).await });
     }
 
     fn piece_is_stored(&mut self, stored: Stored) {

@@ -12,6 +12,12 @@ use crate::wal::WalPath;
 /// Plans a restore: chooses a backup and a path, and finds the target in the WAL wherever that can be done. A target that cannot be reached is
 /// refused here.
 pub async fn plan(cluster: &Cluster, catalog: &Catalog, request: &Request) -> Result<Plan, Error> {
+    for (timeline, range) in &catalog.unacknowledged {
+        tracing::warn!(
+            %timeline, from = %range.from, to = %range.to,
+            "WAL is left aside: what comes before it never arrived, and no server was told that it is durable"
+        );
+    }
     let candidates = candidates(catalog, request)?;
     let mut first_reason = None;
     for record in candidates {

@@ -85,6 +85,15 @@ impl TimelineCoverage {
         gaps.filter(|gap| !self.holes.iter().any(|hole| hole.from <= gap.from && gap.to <= hole.to)).collect()
     }
 
+    /// Takes out what lies behind the first unexplained gap, and gives its range: WAL that was written side by side with WAL
+    /// that never got there, and that nobody was told of.
+    pub fn cut_at_gap(&mut self) -> Option<Range> {
+        let gap = *self.unexplained_gaps().first()?;
+        let end = self.bounds()?.to;
+        self.ranges.retain(|range| range.to <= gap.from);
+        Some(Range { from: gap.to, to: end })
+    }
+
     /// Where archiving goes on: the end of the WAL that is there without a gap, or with none but recorded holes.
     /// `None` when there is neither WAL nor hole.
     pub fn resume_at(&self) -> Option<Lsn> {

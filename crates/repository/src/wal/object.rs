@@ -29,6 +29,9 @@ pub struct WalHeader {
     /// Of the plain WAL bytes.
     #[serde(rename = "plain_sha256")]
     pub sha256: Checksum,
+    /// All WAL of the timeline before this was durable when the object was begun. A gap before it is a loss; a gap
+    /// behind it is what a crash leaves of objects that were written side by side.
+    pub durable: Lsn,
     /// What the WAL holds that somebody may want to restore to.
     #[serde(flatten)]
     pub facts: WalFacts,
@@ -112,6 +115,19 @@ pub struct WalStream {
     pub segment_size: SegmentSize,
 }
 
+/// WAL on its way into the repository.
+#[derive(Debug, Clone)]
+pub struct WalChunk {
+    /// First byte.
+    pub from: Lsn,
+    /// The WAL.
+    pub plain: Bytes,
+    /// What it holds.
+    pub facts: WalFacts,
+    /// What is durable already, for the header.
+    pub durable: Lsn,
+}
+
 /// zstd's level for WAL: what it costs is on the way of every commit.
 const WAL_LEVEL: i32 = 1;
 /// Bytes read first to see an object's header.
@@ -121,45 +137,27 @@ const HEADER_BYTES_MAX: usize = 16 << 20;
 
 impl Cluster {
     /// Stores a whole segment durably. Meeting it again is success when it holds the same WAL.
-    pub async fn put_segment(
-        &self,
-        stream: &WalStream,
-        from: Lsn,
-        plain: Bytes,
-        facts: WalFacts,
-    ) -> Result<Stored, Error> {
-        let name = SegmentName::containing(stream.timeline, from, stream.segment_size);
+    pub async fn put_segment(&self, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
+        let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
         let key = self.layout.segment(name, stream.segment_size)?;
-        self.put_wal(&key, stream, from, plain, facts).await
+        self.put_wal(&key, stream, chunk).await
     }
 
-    /// Stores WAL `[from, from + plain.len())` of a segment that is not whole yet, durably.
-    pub async fn put_piece(
-        &self,
-        stream: &WalStream,
-        from: Lsn,
-        plain: Bytes,
-        facts: WalFacts,
-    ) -> Result<Stored, Error> {
-        let name = SegmentName::containing(stream.timeline, from, stream.segment_size);
-        let to = from.advance(plain.len() as u64);
-        let key = self.layout.piece(name, stream.segment_size, from, to)?;
-        self.put_wal(&key, stream, from, plain, facts).await
+    /// Stores WAL of a segment that is not whole yet, durably.
+    pub async fn put_piece(&self, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
+        let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
+        let to = chunk.from.advance(chunk.plain.len() as u64);
+        let key = self.layout.piece(name, stream.segment_size, chunk.from, to)?;
+        self.put_wal(&key, stream, chunk).await
     }
 
-    async fn put_wal(
-        &self,
-        key: &Key,
-        stream: &WalStream,
-        from: Lsn,
-        plain: Bytes,
-        facts: WalFacts,
-    ) -> Result<Stored, Error> {
-        let to = from.advance(plain.len() as u64);
-        let (system_identifier, timeline) = (stream.system_identifier, stream.timeline);
+    async fn put_wal(&self, key: &Key, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
+        let (from, to) = (chunk.from, chunk.from.advance(chunk.plain.len() as u64));
+        let WalStream { system_identifier, timeline, .. } = *stream;
         let encoded = tokio::task::spawn_blocking(move || {
+            let WalChunk { plain, facts, durable, .. } = chunk;
             let sha256 = Checksum::of(&plain);
-            let header = WalHeader { system_identifier, timeline, from, to, sha256, facts };
+            let header = WalHeader { system_identifier, timeline, from, to, sha256, durable, facts };
             let stored = codec::compress(&plain, WAL_LEVEL)?;
             Ok::<_, std::io::Error>((header, stored))
         })
@@ -395,6 +393,10 @@ mod tests {
         (0..len).map(|at| u8::try_from(at % 253).unwrap()).collect::<Vec<u8>>().into()
     }
 
+    fn chunk(from: Lsn, plain: Bytes, facts: WalFacts) -> WalChunk {
+        WalChunk { from, plain, facts, durable: START }
+    }
+
     fn facts() -> WalFacts {
         let mut facts = WalFacts::default();
         facts.add_transaction(DateTime::UNIX_EPOCH, 7);
@@ -409,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn a_segment_comes_back_with_its_facts_and_is_plain_zstd() {
         let (cluster, plain) = (cluster().await, wal(16 << 20));
-        cluster.put_segment(&STREAM, START, plain.clone(), facts()).await.unwrap();
+        cluster.put_segment(&STREAM, chunk(START, plain.clone(), facts())).await.unwrap();
         let name = SegmentName::containing(STREAM.timeline, START, STREAM.segment_size);
         let (header, read) = cluster.read_segment(name, STREAM.segment_size).await.unwrap();
         assert!(read == plain && header.facts == facts());
@@ -423,9 +425,9 @@ mod tests {
     async fn the_same_again_is_success_and_other_wal_is_an_alarm() {
         let cluster = cluster().await;
         for _ in 0..2 {
-            cluster.put_piece(&STREAM, START, wal(100), WalFacts::default()).await.unwrap();
+            cluster.put_piece(&STREAM, chunk(START, wal(100), WalFacts::default())).await.unwrap();
         }
-        let other = cluster.put_piece(&STREAM, START, vec![1; 100].into(), WalFacts::default()).await;
+        let other = cluster.put_piece(&STREAM, chunk(START, vec![1; 100].into(), WalFacts::default())).await;
         assert!(matches!(other, Err(Error::Differs { .. })));
     }
 
@@ -434,7 +436,10 @@ mod tests {
         let (cluster, all) = (cluster().await, wal(1000));
         for (from, to) in [(0usize, 100usize), (100, 250), (0, 250), (200, 300), (301, 400)] {
             cluster
-                .put_piece(&STREAM, START.advance(from as u64), all.slice(from..to), WalFacts::default())
+                .put_piece(
+                    &STREAM,
+                    chunk(START.advance(from as u64), all.slice(from..to), WalFacts::default()),
+                )
                 .await
                 .unwrap();
         }
@@ -453,7 +458,7 @@ mod tests {
     #[tokio::test]
     async fn a_flip_of_any_byte_is_found() {
         let cluster = cluster().await;
-        cluster.put_piece(&STREAM, START, wal(300), facts()).await.unwrap();
+        cluster.put_piece(&STREAM, chunk(START, wal(300), facts())).await.unwrap();
         let name = SegmentName::containing(STREAM.timeline, START, STREAM.segment_size);
         let range = Range { from: START, to: START.advance(300) };
         let key = cluster.layout.piece(name, STREAM.segment_size, range.from, range.to).unwrap();
