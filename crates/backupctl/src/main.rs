@@ -26,13 +26,13 @@ struct Arguments {
     #[command(flatten)]
     flags: Flags,
     /// How results look
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, global = true, help_heading = "How", value_enum, default_value_t = Format::Table)]
     output: Format,
     /// Say less: no progress, only errors
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    #[arg(long, short, global = true, help_heading = "How", conflicts_with = "verbose")]
     quiet: bool,
     /// Say more; twice for debugging, three times for everything
-    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    #[arg(long, short, global = true, help_heading = "How", action = clap::ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
     verb: Verb,

@@ -415,7 +415,11 @@ async fn last_transaction(
     let size = catalog.segment_size();
     let (first, last) = (size.number(from), size.number(to));
     for number in (first..=last).rev().take(usize::try_from(QUIET_SEGMENTS_MAX).unwrap_or(1)) {
-        let facts = wal.facts(number).await?;
+        let facts = match wal.facts(number).await {
+            // It is for `verify` to find; how things stand must be told in spite of it.
+            Err(Error::Repository(error)) if error.is_damage() => None,
+            facts => facts?,
+        };
         if let Some(transactions) = facts.and_then(|facts| facts.transactions) {
             return Ok(Some(transactions.latest));
         }

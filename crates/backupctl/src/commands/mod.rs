@@ -10,7 +10,7 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod wal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use backupd::Failure;
@@ -62,4 +62,12 @@ pub(crate) fn space(directory: &Path) -> Option<Space> {
         free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
         total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
     })
+}
+
+/// The path of this program, for whom starts it again. Linux marks a program whose file was replaced since it started;
+/// the new one is then meant.
+pub(crate) fn this_program() -> std::io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let replaced = path.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.unwrap_or(path))
 }

@@ -193,7 +193,7 @@ fn refuse_root(data_dir: &Path) -> Result<(), Failure> {
 
 /// The command line of `wal fetch`, quoted for a shell and for `restore_command`, where a per cent sign is doubled.
 fn fetch_command(context: &Context) -> Result<String, Failure> {
-    let program = std::env::current_exe().map_err(Failure::system("find this program"))?;
+    let program = super::this_program().map_err(Failure::system("find this program"))?;
     let mut words = vec![quote(&program)?];
     if let Some(file) = &context.settings.file {
         let file = std::path::absolute(file).map_err(Failure::system("find the configuration file"))?;
@@ -214,11 +214,7 @@ fn quote(path: &Path) -> Result<String, Failure> {
 
 fn describe(progress: &Progress) -> Shown {
     let what = if progress.syncing { "making it durable" } else { "restoring" };
-    Shown {
-        what: format!("{what}, {} files", progress.files),
-        bytes: progress.bytes,
-        bytes_total: progress.bytes_total,
-    }
+    Shown { what: what.to_owned(), bytes: progress.bytes, bytes_total: progress.bytes_total }
 }
 
 fn text(report: &Report) -> String {

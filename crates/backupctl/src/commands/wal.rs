@@ -118,7 +118,7 @@ async fn open_planned(plan: &RecoveryPlan) -> Result<Cluster, Failure> {
 /// Goes on without us: recovery should not wait for what it has not asked for. That it fails, or is not started, costs
 /// only time.
 fn start_prefetch(plan: &Path, segment: &str) {
-    let Ok(program) = std::env::current_exe() else { return };
+    let Ok(program) = super::this_program() else { return };
     let mut command = Command::new(program);
     command.args(["wal", "prefetch", "--plan"]).arg(plan).arg(segment);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -33,6 +33,7 @@ pub type ReadFile = fn(&Path) -> io::Result<String>;
 
 /// The flags of both binaries.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Where")]
 pub struct Flags {
     /// Configuration file; default $DRYDOCK_CONFIG, else /etc/drydock/drydock.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -315,12 +316,14 @@ impl Resolver<'_> {
         Ok(Log {
             filter: self
                 .parse(&setting::LOG_FILTER, "a level: error, warn, info, debug or trace", filter)?
-                .unwrap_or_else(|| "info".to_owned()),
+                .unwrap_or_else(|| LOG_FILTER.to_owned()),
             format: self.parse(&setting::LOG_FORMAT, "text or json", format)?.unwrap_or_default(),
         })
     }
 }
 
+/// What the server sends with its own end is reported by us anyway, and better.
+const LOG_FILTER: &str = "info,tokio_postgres=warn";
 const SLOT_EXPECTED: &str = "up to 63 lower-case letters, digits and underscores";
 const PORT_EXPECTED: &str = "a port from 1 to 65535";
 const SSLMODE_EXPECTED: &str = "disable, allow, prefer, require, verify-ca or verify-full";
