@@ -262,6 +262,7 @@ fn target(plan: &Plan) -> String {
 
 fn stops(plan: &Plan) -> String {
     match &plan.stops_at {
+        _ if plan.standby => "not by itself".to_owned(),
         None => format!("at {}", plan.end_lsn),
         Some(stop) => {
             let at = stop
