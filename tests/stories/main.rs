@@ -3,6 +3,7 @@
 mod bad_input;
 mod connect;
 mod damage;
+mod documents;
 mod format;
 mod full_disk;
 mod harness;
