@@ -30,7 +30,7 @@ impl Person {
     pub fn command(self, program: &Path, home: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", home).current_dir(home).stdin(Stdio::null());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
+        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs([("LC_ALL", "C"), ("TZ", "UTC"), ("NO_COLOR", "1"), ("RUST_BACKTRACE", "1")]);
         command.envs(std::env::var_os("RUST_LOG").map(|level| ("RUST_LOG", level)));
         if let Some((user, group)) = self.become_ids {

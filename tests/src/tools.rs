@@ -37,8 +37,11 @@ fn newest_installed() -> Option<PathBuf> {
 /// The path of a program the tests need besides PostgreSQL, with the package that brings it.
 pub(crate) fn other(program: &str, package: &str) -> PathBuf {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths)
-        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+    // What the system has comes first: whom the tests run as may not be let into the caller's own directories.
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(std::env::split_paths(&paths))
         .map(|directory| directory.join(program))
         .find(|path| path.exists())
         .unwrap_or_else(|| panic!("no `{program}` on the PATH: install Debian's package `{package}`"))

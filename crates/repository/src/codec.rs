@@ -92,6 +92,16 @@ pub fn compress(plain: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     })
 }
 
+/// As [`compress`], for more bytes than a frame has: the result grows as it must, instead of starting as large as the input.
+pub fn compress_large(plain: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
+    use std::io::Write;
+    let mut encoder = zstd::Encoder::new(Vec::with_capacity(plain.len() / 8), level)?;
+    encoder.set_pledged_src_size(Some(plain.len() as u64))?;
+    encoder.include_contentsize(true)?;
+    encoder.write_all(plain)?;
+    encoder.finish()
+}
+
 /// The plain bytes of one zstd frame, which has `plain_len` of them with this checksum.
 pub fn decompress(stored: &[u8], plain_len: usize, expected: &Checksum) -> Result<Vec<u8>, FrameError> {
     let plain = DECOMPRESSOR.with_borrow_mut(|slot| {

@@ -140,7 +140,14 @@ fn gap_reason(catalog: &Catalog, reach: Reach) -> String {
             hole.since.format("%Y-%m-%d %H:%M:%S UTC"),
             hole.cause
         ),
-        None => format!("WAL of timeline {} ends at {}", reach.timeline, reach.lsn),
+        None => {
+            let size = catalog.segment_size();
+            let missing = pgformat::SegmentName::containing(reach.timeline, reach.lsn, size).file_name(size);
+            format!(
+                "WAL of timeline {} ends at {}, in or before segment {missing}",
+                reach.timeline, reach.lsn
+            )
+        }
     }
 }
 

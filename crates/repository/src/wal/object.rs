@@ -158,7 +158,7 @@ impl Cluster {
             let WalChunk { plain, facts, durable, .. } = chunk;
             let sha256 = Checksum::of(&plain);
             let header = WalHeader { system_identifier, timeline, from, to, sha256, durable, facts };
-            let stored = codec::compress(&plain, WAL_LEVEL)?;
+            let stored = codec::compress_large(&plain, WAL_LEVEL)?;
             Ok::<_, std::io::Error>((header, stored))
         })
         .await
