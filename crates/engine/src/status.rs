@@ -363,6 +363,14 @@ fn findings(status: &Status) -> Vec<String> {
     for id in &status.unreadable_backups {
         findings.push(format!("the record of backup {id} cannot be read; run `backupctl verify`"));
     }
+    let archived = status.timelines.iter().map(|covered| covered.timeline).max();
+    if let Some(timeline) = status.server.as_ref().and_then(|server| server.timeline)
+        && archived.is_some_and(|archived| archived != timeline)
+    {
+        findings.push(format!(
+            "the server is on timeline {timeline}, which is not archived; see what `backupd run` logs"
+        ));
+    }
     if let Some(SlotStatus { name, exists: Some(false), .. }) =
         status.server.as_ref().and_then(|server| server.slot.as_ref())
     {

@@ -87,10 +87,10 @@ pub struct Record {
     /// Where it was taken from, `host:port`.
     pub source: String,
     /// What the person who asked for it wrote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub note: Option<String>,
     /// The backup whose frames it was compared with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub parent: Option<BackupId>,
     /// Tablespaces besides the two that lie in the data directory.
     pub tablespaces: Vec<Tablespace>,

@@ -75,7 +75,7 @@ fn refusals_say_what_to_do() {
     let changed = |change: &dyn Fn(&mut ConnectConfig)| {
         let mut config = config(&server);
         change(&mut config);
-        run(async { greet(&config).await.err().expect("a refusal") })
+        run(async { greet(&config).await.expect_err("a refusal") })
     };
     let wrong = changed(&|config| config.password = Some(Secret::new("wrong")));
     assert!(matches!(wrong, Error::Authentication { .. }), "{wrong:?}");

@@ -133,7 +133,7 @@ fn works(config: &ConnectConfig) {
 #[track_caller]
 fn fails(config: &ConnectConfig, word: &str) -> Error {
     let (error, sql) = run(async {
-        (greet(config).await.err().expect("a refusal"), sql::connect(config).await.err().expect("a refusal"))
+        (greet(config).await.expect_err("a refusal"), sql::connect(config).await.expect_err("a refusal"))
     });
     assert_eq!(std::mem::discriminant(&error), std::mem::discriminant(&sql), "{error:?} {sql:?}");
     assert!(format!("{error:?}").contains(word), "{error:?}");

@@ -154,18 +154,18 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
         standby: arguments.standby,
     };
     let plan = restore::plan(&cluster, &catalog, &request).await?;
+    let destination = Destination {
+        data_dir: data_dir.clone(),
+        tablespaces: arguments.tablespace,
+        program: program(context)?,
+        workers: context.settings.workers,
+    };
     if arguments.dry_run {
+        restore::check(&plan, &destination)?;
         let report = Report { data_dir: &data_dir, dry_run: true, seconds: None, plan: &plan };
         context.output.print(&report, || text(&report))?;
         return Ok(Exit::Done);
     }
-
-    let destination = Destination {
-        data_dir: data_dir.clone(),
-        tablespaces: arguments.tablespace,
-        fetch_command: fetch_command(context)?,
-        workers: context.settings.workers,
-    };
     let begun = Instant::now();
     let (progress, watched) = watch::channel(Progress::default());
     let work = restore::apply(&cluster, &plan, &destination, &progress, &shutdown);
@@ -191,15 +191,14 @@ fn refuse_root(data_dir: &Path) -> Result<(), Failure> {
     })
 }
 
-/// The command line of `wal fetch`, quoted for a shell and for `restore_command`, where a per cent sign is doubled.
-fn fetch_command(context: &Context) -> Result<String, Failure> {
+/// The command line of this program, quoted for a shell and for `restore_command`, where a per cent sign is doubled.
+fn program(context: &Context) -> Result<String, Failure> {
     let program = super::this_program().map_err(Failure::system("find this program"))?;
     let mut words = vec![quote(&program)?];
     if let Some(file) = &context.settings.file {
         let file = std::path::absolute(file).map_err(Failure::system("find the configuration file"))?;
         words.extend(["--config".to_owned(), quote(&file)?]);
     }
-    words.push("wal fetch".to_owned());
     Ok(words.join(" "))
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum WalVerb {
     /// Exits with 0 when the file is there, with 1 when it is not in the archive, and with 200 when that could not be found
     /// out, which stops recovery where 1 would end it.
     Fetch(FetchArguments),
+    /// Take a recovery's settings out of the data directory; recovery_end_command runs this
+    #[command(hide = true)]
+    End,
     /// Fetch WAL ahead of recovery; `wal fetch` runs this by itself
     #[command(hide = true)]
     Prefetch(PrefetchArguments),
@@ -67,6 +70,7 @@ pub(crate) fn run_for_recovery(verb: &WalVerb, flags: &Flags) -> Option<ExitCode
         WalVerb::List => return None,
         WalVerb::Fetch(arguments) => on_one_thread(fetch_one(arguments, flags)),
         WalVerb::Prefetch(arguments) => on_one_thread(prefetch(arguments)),
+        WalVerb::End => on_one_thread(async { Ok(engine::restore::forget(Path::new(".")).map(|()| 0)?) }),
     };
     Some(code.into())
 }
@@ -148,7 +152,7 @@ pub(crate) async fn run(context: &Context, verb: WalVerb) -> Result<Exit, Failur
     match verb {
         WalVerb::List => list_wal(context).await,
         // Run before, without a configuration.
-        WalVerb::Fetch(_) | WalVerb::Prefetch(_) => Ok(Exit::Failed),
+        WalVerb::Fetch(_) | WalVerb::Prefetch(_) | WalVerb::End => Ok(Exit::Failed),
     }
 }
 

@@ -17,6 +17,7 @@ use replication::ConnectConfig;
 use repository::Cluster;
 use repository::wal::Durable;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
@@ -84,14 +85,17 @@ pub async fn run(
     let mut delay = RETRY_MIN;
     let mut last_problem = String::new();
     while !shutdown.is_cancelled() {
+        let begun = Instant::now();
         let attempt = session::attempt(&config, &cluster, &status, &shutdown).await;
-        if status.borrow().server.is_some() {
-            (streamed, delay) = (true, RETRY_MIN);
+        streamed |= status.borrow().server.is_some();
+        if begun.elapsed() > RETRY_MAX {
+            // It went well for a while, so what happened now is news.
+            delay = RETRY_MIN;
             last_problem.clear();
         }
         match attempt {
             Ok(Ended::Stopped) => break,
-            Ok(Ended::Again) => continue,
+            Ok(Ended::Again) => last_problem.clear(),
             Err(error) if !streamed && !error.is_transient() => return Err(error),
             Err(error) => report(&config, &status, &error, &mut last_problem),
         }

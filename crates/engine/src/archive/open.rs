@@ -19,8 +19,8 @@ pub(super) struct Opened {
     pub(super) stream: WalStream,
     pub(super) assembler: Assembler,
     pub(super) frontier: Frontier,
-    /// Whether pieces of the first segment are there.
-    pub(super) has_pieces: bool,
+    /// How many pieces of the first segment are there.
+    pub(super) pieces: usize,
 }
 
 /// Where a session streams from.
@@ -55,7 +55,15 @@ pub(super) async fn open(config: &ArchiveConfig, cluster: &Cluster) -> Result<Op
         Err(error) => return Err(error.into()),
     };
     let first = SegmentName::containing(start.timeline, start.lsn, server.segment_size);
-    let known_bytes = cluster.read_pieces(first, server.segment_size).await?;
+    let pieces = cluster.pieces(first, server.segment_size).await?.len();
+    let known_bytes = match cluster.read_pieces(first, server.segment_size).await {
+        Err(error) if error.is_damage() => {
+            // The server still has this segment, so what is damaged is streamed and stored again.
+            tracing::error!("WAL in the repository is damaged and will be stored again: {error}");
+            Vec::new()
+        }
+        bytes => bytes?,
+    };
     let stream = WalStream {
         system_identifier: server.system_identifier,
         timeline: start.timeline,
@@ -67,9 +75,8 @@ pub(super) async fn open(config: &ArchiveConfig, cluster: &Cluster) -> Result<Op
         major: server.major,
         segment_size: server.segment_size,
     };
-    let has_pieces = !known_bytes.is_empty();
     let assembler = Assembler::new(expect, start.lsn, known_bytes);
-    Ok(Some(Opened { server, wal, stream, assembler, frontier, has_pieces }))
+    Ok(Some(Opened { server, wal, stream, assembler, frontier, pieces }))
 }
 
 fn choose_start(
@@ -202,8 +209,14 @@ pub(super) async fn record_hole(
     if matches!(error, replication::Error::SlotInvalidated { .. }) {
         connection.drop_slot(&config.slot).await?;
     }
-    let restart_lsn = ensure_slot(&mut connection, &config.slot, true).await?;
-    let to = server.segment_size.floor(restart_lsn.unwrap_or(again.flushed));
+    let size = server.segment_size;
+    let mut restart_lsn = ensure_slot(&mut connection, &config.slot, true).await?;
+    if restart_lsn.is_some_and(|restart| size.floor(restart) <= from) {
+        // It claims to keep what the server has just said is gone, so it keeps nothing; a new one does.
+        connection.drop_slot(&config.slot).await?;
+        restart_lsn = ensure_slot(&mut connection, &config.slot, true).await?;
+    }
+    let to = size.floor(restart_lsn.unwrap_or(again.flushed));
     if to <= from || again.timeline != timeline {
         // The server's answers do not fit together (it is changing under us); asking again is safe, guessing is not.
         return Err(Error::Server(replication::Error::WalRemoved { message: error.to_string() }));

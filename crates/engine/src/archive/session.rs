@@ -87,6 +87,9 @@ struct Session<'a> {
     waiting_since: Option<Instant>,
     server_end: Lsn,
     acknowledged: Lsn,
+    /// The server has sent something: it has the WAL we asked for. Before, it must not be told where we are: it would set the slot back
+    /// to a position whose WAL it has removed, and the slot would look as if it kept that.
+    confirmed: bool,
 }
 
 /// What a session waited for.
@@ -130,11 +133,12 @@ impl<'a> Session<'a> {
             segments: JoinSet::new(),
             piece: JoinSet::new(),
             cleanups: JoinSet::new(),
-            with_pieces: opened.has_pieces.then_some(first).into_iter().collect(),
-            piece_count: u32::from(opened.has_pieces),
+            with_pieces: (opened.pieces > 0).then_some(first).into_iter().collect(),
+            piece_count: u32::try_from(opened.pieces).unwrap_or(u32::MAX),
             replaces_pieces: false,
             waiting_since: None,
             acknowledged: Lsn::INVALID,
+            confirmed: false,
         }
     }
 
@@ -145,7 +149,6 @@ impl<'a> Session<'a> {
             synchronous = *self.synchronous.borrow(), "streaming"
         );
         self.publish_status(true);
-        self.acknowledge().await?;
         let mut ticks = tokio::time::interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -211,13 +214,16 @@ impl<'a> Session<'a> {
             Happened::Stream(StreamEvent::Wal { start, server_end, data }) => {
                 self.server_end = server_end;
                 self.wal_came.notify_one();
-                self.receive(start, &data)
+                self.receive(start, &data)?;
+                self.confirm().await
             }
             Happened::Stream(StreamEvent::Keepalive { server_end, reply_requested }) => {
                 self.server_end = server_end;
+                self.confirm().await?;
                 if reply_requested { self.send_status().await } else { Ok(()) }
             }
-            Happened::StatusIsDue => self.send_status().await,
+            Happened::StatusIsDue if self.confirmed => self.send_status().await,
+            Happened::StatusIsDue => Ok(()),
             Happened::SynchronousChanged => {
                 let synchronous = *self.synchronous.borrow_and_update();
                 tracing::info!(synchronous, "whether commits wait for this archive has changed");
@@ -331,9 +337,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// The server has what we asked for; from now on it is told where we are.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        self.confirmed = true;
+        self.acknowledge().await
+    }
+
     /// Tells the server what is durable, if that has moved.
     async fn acknowledge(&mut self) -> Result<(), Error> {
-        if self.frontier.durable().lsn() == self.acknowledged {
+        if !self.confirmed || self.frontier.durable().lsn() == self.acknowledged {
             return Ok(());
         }
         self.publish_status(false);

@@ -21,7 +21,8 @@ pub(super) async fn watch(config: ConnectConfig, synchronous: watch::Sender<bool
     let mut told = false;
     loop {
         match look_until_it_fails(&config, &synchronous, &wal_came).await {
-            Err(error) if !told => {
+            // A server that went away ends the session too, which says so.
+            Err(error) if !told && !error.is_transient() => {
                 told = true;
                 tracing::info!(
                     "cannot look at pg_stat_replication, so a change of synchronous_standby_names is noticed only when streaming starts again: {error}"

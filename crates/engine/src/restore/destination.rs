@@ -25,17 +25,23 @@ pub(super) struct Prepared {
     _marker: File,
 }
 
-/// Checks and makes the directories, and the links to tablespaces.
-pub(super) fn prepare(plan: &Plan, destination: &Destination) -> Result<Prepared, Error> {
+/// Checks the directories; gives where each tablespace that lies outside the data directory goes.
+pub(super) fn look(plan: &Plan, destination: &Destination) -> Result<Vec<(u32, PathBuf)>, Error> {
     let data_dir = &destination.data_dir;
     if !data_dir.is_absolute() {
         return Err(refuse(data_dir, "is not an absolute path", "give the whole path of the data directory"));
     }
     let moved = moved_tablespaces(plan, destination)?;
-    // Everything is looked at before anything is changed.
     for directory in std::iter::once(data_dir).chain(moved.iter().map(|(_, now)| now)) {
         check(directory)?;
     }
+    Ok(moved)
+}
+
+/// Checks and makes the directories, and the links to tablespaces. Everything is looked at before anything is changed.
+pub(super) fn prepare(plan: &Plan, destination: &Destination) -> Result<Prepared, Error> {
+    let data_dir = &destination.data_dir;
+    let moved = look(plan, destination)?;
     make(data_dir)?;
     let marker = begin(data_dir)?;
     let mut markers = Vec::new();

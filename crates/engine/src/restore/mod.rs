@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::plan;
+pub use settings::forget;
 
 use crate::Error;
 
@@ -159,8 +160,8 @@ pub struct Destination {
     pub data_dir: PathBuf,
     /// Tablespaces that go elsewhere than they were: directory then, directory now.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
-    /// The command line, quoted for a shell, that fetches WAL when a segment and a path are put behind it.
-    pub fetch_command: String,
+    /// The command line of `backupctl`, quoted for a shell; `wal fetch` and `wal end` with their arguments are put behind it.
+    pub program: String,
     /// Frames that are read, decompressed and written at once.
     pub workers: usize,
 }
@@ -176,6 +177,11 @@ pub struct Progress {
     pub files: u64,
     /// All is written and being made durable.
     pub syncing: bool,
+}
+
+/// Looks whether a plan could be carried out there, without changing anything.
+pub fn check(plan: &Plan, destination: &Destination) -> Result<(), Error> {
+    destination::look(plan, destination).map(drop)
 }
 
 /// Carries out a plan. A restore that was stopped or killed leaves a directory that cannot be started, and that the next

@@ -219,21 +219,38 @@ impl Cluster {
     }
 
     /// The WAL there is of a segment that is not whole, from its start without a gap; empty when there is none.
+    ///
+    /// Pieces may overlap: one that is damaged does no harm where another holds the same WAL.
     pub async fn read_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Vec<u8>, Error> {
+        let pieces: Vec<Range> = self.pieces(name, size).await?.into_iter().map(|(range, _)| range).collect();
         let mut plain = Vec::new();
-        for (range, _) in self.pieces(name, size).await? {
+        loop {
             let at = name.start(size).advance(plain.len() as u64);
-            if range.from > at {
-                break;
+            let mut next: Vec<Range> =
+                pieces.iter().filter(|range| range.from <= at && at < range.to).copied().collect();
+            next.sort_by_key(|range| std::cmp::Reverse(range.to));
+            let mut damage = None;
+            for range in next {
+                match self.read_piece(name, size, range).await {
+                    Ok((_, bytes)) => {
+                        let skip = usize::try_from(at.since(range.from)).unwrap_or(usize::MAX);
+                        plain.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+                        damage = None;
+                        break;
+                    }
+                    Err(error) if error.is_damage() => drop(damage.get_or_insert(error)),
+                    // Another piece, or the whole segment, has taken its place since it was listed.
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
             }
-            if range.to <= at {
-                continue;
+            if let Some(damage) = damage {
+                return Err(damage);
             }
-            let (_, bytes) = self.read_piece(name, size, range).await?;
-            let skip = usize::try_from(at.since(range.from)).unwrap_or(usize::MAX);
-            plain.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+            if name.start(size).advance(plain.len() as u64) == at {
+                return Ok(plain);
+            }
         }
-        Ok(plain)
     }
 
     /// What a segment's header says; `None` when the segment is not there.
@@ -453,6 +470,18 @@ mod tests {
         );
         cluster.delete_pieces_within(name, STREAM.segment_size, START.advance(250)).await.unwrap();
         assert_eq!(cluster.read_pieces(name, STREAM.segment_size).await.unwrap(), all.slice(..300));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_piece_does_no_harm_where_another_has_the_same_wal() {
+        let (cluster, all) = (cluster().await, wal(300));
+        let name = SegmentName::containing(STREAM.timeline, START, STREAM.segment_size);
+        let damaged = cluster.layout.piece(name, STREAM.segment_size, START, START.advance(100)).unwrap();
+        cluster.store.create(&damaged, Bytes::from_static(b"nonsense").into()).await.unwrap();
+        let error = cluster.read_pieces(name, STREAM.segment_size).await.unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        cluster.put_piece(&STREAM, chunk(START, all.clone(), WalFacts::default())).await.unwrap();
+        assert_eq!(cluster.read_pieces(name, STREAM.segment_size).await.unwrap(), all);
     }
 
     #[tokio::test]
