@@ -10,7 +10,7 @@ CLUSTER = "bench"
 class Drydock(Tool):
     key = "drydock"
     name = "Drydock"
-    about = ("`backupd run` streams WAL; `backupctl backup` and `restore`; zstd level 3 for files and 1 for WAL,"
+    about = ("`backupd run` streams WAL; `backupctl backup` and `restore`; zstd level 1,"
              " two threads, every page, file and frame checked")
     second_is_smaller = True
 

@@ -28,7 +28,7 @@ fn the_environment_alone_is_enough() {
     let server = settings.server().unwrap();
     assert_eq!(settings.repository.directory(), Path::new("/var/backups"));
     assert_eq!(settings.cluster, "pg_cluster");
-    assert_eq!((settings.slot.as_str(), settings.workers, settings.level), ("drydock", 4, 3));
+    assert_eq!((settings.slot.as_str(), settings.workers, settings.level), ("drydock", 4, 1));
     assert_eq!(server.replication.target(), "db:5432");
     assert_eq!(server.replication.application_name, "drydock");
     assert_eq!(server.replication.passfile.as_deref(), Some(Path::new("/home/d/.pgpass")));

@@ -271,7 +271,8 @@ impl<'a> Session<'a> {
         let (cluster, stream, status) = (self.cluster.clone(), self.stream, self.status.clone());
         let chunk = segment.with_durable(self.frontier.durable().lsn());
         self.segments.spawn(async move {
-            until_stored(|| cluster.put_segment(&stream, chunk.clone()), &status).await
+            let wal = cluster.encode_segment(&stream, chunk).await?;
+            until_stored(|| cluster.put_wal(&wal), &status).await
         });
     }
 
@@ -299,8 +300,10 @@ impl<'a> Session<'a> {
         ));
         let (cluster, stream, status) = (self.cluster.clone(), self.stream, self.status.clone());
         let chunk = chunk.with_durable(self.frontier.durable().lsn());
-        self.piece
-            .spawn(async move { until_stored(|| cluster.put_piece(&stream, chunk.clone()), &status).await });
+        self.piece.spawn(async move {
+            let wal = cluster.encode_piece(&stream, chunk).await?;
+            until_stored(|| cluster.put_wal(&wal), &status).await
+        });
     }
 
     fn piece_is_stored(&mut self, stored: Stored) {

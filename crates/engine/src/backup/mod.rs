@@ -108,7 +108,6 @@ pub async fn run(
     cluster.claim(&server.identity((config.clock)())).await?;
     let leftovers = expire::leftovers(cluster, (config.clock)(), config.dead_after).await?;
     expire::remove_leftovers(cluster, &leftovers).await?;
-    wait::until_wal_flows(cluster, &server, shutdown).await?;
 
     let mut heartbeat = cluster.begin_backup((config.clock)(), &config.runner).await?;
     let parent = open_parent(cluster).await?;
@@ -122,6 +121,7 @@ pub async fn run(
     let taken = tokio::select! {
         taken = take(config, cluster, request, progress, connection, &server, &heartbeat, parent) => taken,
         beating = beat(config, cluster, heartbeat.clone()) => Err(beating),
+        stalled = wait::while_wal_flows(cluster, &server) => Err(stalled),
         () = shutdown.cancelled() => Err(Error::Stopped),
     };
     if taken.is_err() {

@@ -8,4 +8,4 @@ mod object;
 pub use coverage::{Coverage, Range, TimelineCoverage, WalObject};
 pub use durable::{Durable, Frontier, Stored};
 pub use hole::Hole;
-pub use object::{RestorePoint, Transactions, WalChunk, WalFacts, WalHeader, WalStream};
+pub use object::{EncodedWal, RestorePoint, Transactions, WalChunk, WalFacts, WalHeader, WalStream};

@@ -128,6 +128,14 @@ pub struct WalChunk {
     pub durable: Lsn,
 }
 
+/// WAL that is compressed and ready to be stored, as often as it takes.
+#[derive(Debug)]
+pub struct EncodedWal {
+    key: Key,
+    header: WalHeader,
+    body: Body,
+}
+
 /// zstd's level for WAL: what it costs is on the way of every commit.
 const WAL_LEVEL: i32 = 1;
 /// Bytes read first to see an object's header.
@@ -136,51 +144,33 @@ const HEADER_BYTES: u64 = 16 << 10;
 const HEADER_BYTES_MAX: usize = 16 << 20;
 
 impl Cluster {
-    /// Stores a whole segment durably. Meeting it again is success when it holds the same WAL.
-    pub async fn put_segment(&self, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
+    /// A whole segment, compressed and ready to be stored.
+    pub async fn encode_segment(&self, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
         let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
-        let key = self.layout.segment(name, stream.segment_size)?;
-        self.put_wal(&key, stream, chunk).await
+        encode(self.layout.segment(name, stream.segment_size)?, stream, chunk).await
     }
 
-    /// Stores WAL of a segment that is not whole yet, durably.
-    pub async fn put_piece(&self, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
+    /// WAL of a segment that is not whole yet, compressed and ready to be stored.
+    pub async fn encode_piece(&self, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
         let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
         let to = chunk.from.advance(chunk.plain.len() as u64);
-        let key = self.layout.piece(name, stream.segment_size, chunk.from, to)?;
-        self.put_wal(&key, stream, chunk).await
+        encode(self.layout.piece(name, stream.segment_size, chunk.from, to)?, stream, chunk).await
     }
 
-    async fn put_wal(&self, key: &Key, stream: &WalStream, chunk: WalChunk) -> Result<Stored, Error> {
-        let (from, to) = (chunk.from, chunk.from.advance(chunk.plain.len() as u64));
-        let WalStream { system_identifier, timeline, .. } = *stream;
-        let encoded = tokio::task::spawn_blocking(move || {
-            let WalChunk { plain, facts, durable, .. } = chunk;
-            let sha256 = Checksum::of(&plain);
-            let header = WalHeader { system_identifier, timeline, from, to, sha256, durable, facts };
-            let stored = codec::compress_large(&plain, WAL_LEVEL)?;
-            Ok::<_, std::io::Error>((header, stored))
-        })
-        .await
-        .unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
-        let (header, stored) = encoded.map_err(|source| store::Error::Unavailable {
-            action: "compress",
-            key: key.to_string(),
-            source,
-        })?;
-        let mut body = Body::from(skippable(&document::seal("wal", &header)?));
-        body.push(stored.into());
-        match self.store.create(key, body).await {
+    /// Stores WAL durably. Meeting it again is success when it holds the same WAL.
+    pub async fn put_wal(&self, wal: &EncodedWal) -> Result<Stored, Error> {
+        let EncodedWal { key, header, body } = wal;
+        match self.store.create(key, body.clone()).await {
             Err(store::Error::Exists { .. }) => {
                 // Ours from before a restart, or somebody else's. Its bytes must be read: a header alone proves nothing.
                 let (found, _) = self.read_wal(key).await?;
-                if found.sha256 != header.sha256 || (found.from, found.to) != (from, to) {
+                if found.sha256 != header.sha256 || (found.from, found.to) != (header.from, header.to) {
                     return Err(Error::Differs { key: key.to_string() });
                 }
             }
             result => result?,
         }
-        Ok(Stored { timeline, from, to })
+        Ok(Stored { timeline: header.timeline, from: header.from, to: header.to })
     }
 
     async fn read_wal(&self, key: &Key) -> Result<(WalHeader, Bytes), Error> {
@@ -362,6 +352,28 @@ impl Cluster {
     }
 }
 
+/// Compresses on another thread. The plain bytes are gone when this returns, however long storing then takes.
+async fn encode(key: Key, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
+    let WalStream { system_identifier, timeline, .. } = *stream;
+    let compressed = tokio::task::spawn_blocking(move || {
+        let WalChunk { from, plain, facts, durable } = chunk;
+        let to = from.advance(plain.len() as u64);
+        let sha256 = Checksum::of(&plain);
+        let header = WalHeader { system_identifier, timeline, from, to, sha256, durable, facts };
+        Ok::<_, std::io::Error>((header, codec::compress_large(&plain, WAL_LEVEL)?))
+    })
+    .await
+    .unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+    let (header, stored) = compressed.map_err(|source| store::Error::Unavailable {
+        action: "compress",
+        key: key.to_string(),
+        source,
+    })?;
+    let mut body = Body::from(skippable(&document::seal("wal", &header)?));
+    body.push(stored.into());
+    Ok(EncodedWal { key, header, body })
+}
+
 fn check_place(key: &Key, header: &WalHeader, timeline: TimelineId, range: Range) -> Result<(), Error> {
     if header.timeline == timeline && (header.from, header.to) == (range.from, range.to) {
         return Ok(());
@@ -401,6 +413,14 @@ mod tests {
     };
     const START: Lsn = Lsn(32 << 20);
 
+    async fn put_segment(cluster: &Cluster, chunk: WalChunk) -> Result<Stored, Error> {
+        cluster.put_wal(&cluster.encode_segment(&STREAM, chunk).await?).await
+    }
+
+    async fn put_piece(cluster: &Cluster, chunk: WalChunk) -> Result<Stored, Error> {
+        cluster.put_wal(&cluster.encode_piece(&STREAM, chunk).await?).await
+    }
+
     async fn cluster() -> Cluster {
         let store = Arc::new(MemoryStore::default());
         Repository::open_or_create(store, Utc::now()).await.unwrap().cluster("c").unwrap()
@@ -428,7 +448,7 @@ mod tests {
     #[tokio::test]
     async fn a_segment_comes_back_with_its_facts_and_is_plain_zstd() {
         let (cluster, plain) = (cluster().await, wal(16 << 20));
-        cluster.put_segment(&STREAM, chunk(START, plain.clone(), facts())).await.unwrap();
+        put_segment(&cluster, chunk(START, plain.clone(), facts())).await.unwrap();
         let name = SegmentName::containing(STREAM.timeline, START, STREAM.segment_size);
         let (header, read) = cluster.read_segment(name, STREAM.segment_size).await.unwrap();
         assert!(read == plain && header.facts == facts());
@@ -442,9 +462,9 @@ mod tests {
     async fn the_same_again_is_success_and_other_wal_is_an_alarm() {
         let cluster = cluster().await;
         for _ in 0..2 {
-            cluster.put_piece(&STREAM, chunk(START, wal(100), WalFacts::default())).await.unwrap();
+            put_piece(&cluster, chunk(START, wal(100), WalFacts::default())).await.unwrap();
         }
-        let other = cluster.put_piece(&STREAM, chunk(START, vec![1; 100].into(), WalFacts::default())).await;
+        let other = put_piece(&cluster, chunk(START, vec![1; 100].into(), WalFacts::default())).await;
         assert!(matches!(other, Err(Error::Differs { .. })));
     }
 
@@ -452,11 +472,7 @@ mod tests {
     async fn pieces_join_up_to_the_first_gap_and_may_overlap() {
         let (cluster, all) = (cluster().await, wal(1000));
         for (from, to) in [(0usize, 100usize), (100, 250), (0, 250), (200, 300), (301, 400)] {
-            cluster
-                .put_piece(
-                    &STREAM,
-                    chunk(START.advance(from as u64), all.slice(from..to), WalFacts::default()),
-                )
+            put_piece(&cluster, chunk(START.advance(from as u64), all.slice(from..to), WalFacts::default()))
                 .await
                 .unwrap();
         }
@@ -480,14 +496,14 @@ mod tests {
         cluster.store.create(&damaged, Bytes::from_static(b"nonsense").into()).await.unwrap();
         let error = cluster.read_pieces(name, STREAM.segment_size).await.unwrap_err();
         assert!(error.is_damage(), "{error}");
-        cluster.put_piece(&STREAM, chunk(START, all.clone(), WalFacts::default())).await.unwrap();
+        put_piece(&cluster, chunk(START, all.clone(), WalFacts::default())).await.unwrap();
         assert_eq!(cluster.read_pieces(name, STREAM.segment_size).await.unwrap(), all);
     }
 
     #[tokio::test]
     async fn a_flip_of_any_byte_is_found() {
         let cluster = cluster().await;
-        cluster.put_piece(&STREAM, chunk(START, wal(300), facts())).await.unwrap();
+        put_piece(&cluster, chunk(START, wal(300), facts())).await.unwrap();
         let name = SegmentName::containing(STREAM.timeline, START, STREAM.segment_size);
         let range = Range { from: START, to: START.advance(300) };
         let key = cluster.layout.piece(name, STREAM.segment_size, range.from, range.to).unwrap();
