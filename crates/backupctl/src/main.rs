@@ -115,9 +115,13 @@ fn failed(failure: &Failure, settings: Option<&Settings>) -> ExitCode {
     failure.exit().into()
 }
 
+/// Threads for reading and writing the repository, beside those that work on bytes.
+const BLOCKING_THREADS_BESIDE: usize = 2;
+
 fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(context.settings.workers.max(2))
+    // One thread reads and orders; work on bytes is done on the blocking threads, as many as there are workers.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(context.settings.workers.max(1) + BLOCKING_THREADS_BESIDE)
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?;

@@ -27,6 +27,9 @@ fn long_help() -> String {
     format!("{}\n\n{}", setting::help(), exit::HELP)
 }
 
+/// One thread receives and decides; these compress, and wait for the repository. More would each keep memory of their own.
+const BLOCKING_THREADS_MAX: usize = 6;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let settings = match config::load(&arguments.flags) {
@@ -51,8 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: &config::Settings) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.workers.max(2))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?;

@@ -40,14 +40,9 @@ impl Catalog {
     /// Reads everything but the bytes of backups and WAL.
     pub async fn load(cluster: &Cluster) -> Result<Catalog, Error> {
         let identity = cluster.require_identity().await?;
-        let coverage = cluster.coverage(identity.segment_size()).await?;
-        // After the WAL: a backup is published once its WAL is there, so this order never shows one without.
+        // A backup is published once its WAL is there, so WAL that is listed after it has all it needs.
         let backups = cluster.backups().await?;
-        let coverage = if backups.records.is_empty() {
-            coverage
-        } else {
-            cluster.coverage(identity.segment_size()).await?
-        };
+        let coverage = cluster.coverage(identity.segment_size()).await?;
         let mut catalog = Catalog {
             identity,
             backups,

@@ -126,6 +126,7 @@ impl BaseBackup {
         wire.send_command(&command(options, typed)).await?;
         let start = position(&row::only(wire.result_set().await?, "the start of BASE_BACKUP")?)?;
         let tablespaces = wire.result_set().await?.iter().map(tablespace).collect::<Result<_, _>>()?;
+        wire.expect_bulk();
         let layout = if typed { Layout::Typed } else { Layout::CopyForEach { begun: 0 } };
         Ok(BaseBackup {
             wire,

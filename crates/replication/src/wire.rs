@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Message;
@@ -22,6 +23,13 @@ const READ_BYTES: usize = 512 << 10;
 /// A read is not tried with less room than this, in bytes: half-empty reads cost more calls than fresh buffers.
 const READ_BYTES_MIN: usize = 128 << 10;
 
+/// In bulk, a read that brought less than this means that we are faster than the server, in bytes.
+const BULK_READ_BYTES: usize = 64 << 10;
+
+/// How long to wait then for more to come. The server writes 8 kB at a time and would wake us for each; that costs both
+/// sides more than the copying. A socket's buffer, some 200 kB at least, takes longer to fill, so nothing is lost by it.
+const BULK_PAUSE: Duration = Duration::from_micros(200);
+
 /// Rows accepted for one command. The longest answer has one row for each tablespace.
 const ROWS_MAX: usize = 1 << 16;
 
@@ -36,6 +44,8 @@ pub(crate) struct Wire {
     parameters: HashMap<String, String>,
     target: String,
     asker: Asker,
+    /// Much data is coming: reads are made to be large.
+    bulk: bool,
     /// No command is under way. A command whose future was dropped leaves answers behind that the next one would
     /// take for its own; this catches it.
     idle: bool,
@@ -44,7 +54,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub fn new(stream: Box<dyn Stream>, target: String, asker: Asker) -> Wire {
         let (input, output, parameters) = (BytesMut::new(), BytesMut::new(), HashMap::new());
-        Wire { stream, input, output, parameters, target, asker, idle: false }
+        Wire { stream, input, output, parameters, target, asker, bulk: false, idle: false }
     }
 
     pub fn parameter(&self, name: &str) -> Option<&str> {
@@ -92,9 +102,20 @@ impl Wire {
                 Err(self
                     .lost(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")))
             }
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                if self.bulk && read < BULK_READ_BYTES {
+                    // Not the runtime's timer: it is too coarse, and waiting for it would be woken by the socket.
+                    std::thread::sleep(BULK_PAUSE);
+                }
+                Ok(())
+            }
             Err(error) => Err(self.lost(error)),
         }
+    }
+
+    /// From now on much data comes.
+    pub fn expect_bulk(&mut self) {
+        self.bulk = true;
     }
 
     /// Where messages to the server are put; [`Wire::flush`] sends them.

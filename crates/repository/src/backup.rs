@@ -55,7 +55,7 @@ impl Cluster {
             used_bytes: pack.plain_bytes,
             pack: pack.name,
         };
-        self.store.create(&key, pack.body).await?;
+        self.store.create(&key, pack.bytes.into()).await?;
         Ok(summary)
     }
 

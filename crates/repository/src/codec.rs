@@ -73,22 +73,33 @@ pub enum FrameError {
 }
 
 thread_local! {
-    // A compression context is a megabyte and more; making one for every frame would cost as much as the frame.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    // A compression context is a megabyte and more; making one for every frame would cost as much as the frame. The buffer is
+    // as large as the worst case, and what is kept is cut to size.
+    static COMPRESSOR: RefCell<Option<Compressor>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+struct Compressor {
+    level: i32,
+    context: zstd::bulk::Compressor<'static>,
+    buffer: Vec<u8>,
 }
 
 /// One zstd frame with these bytes.
 pub fn compress(plain: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|slot| {
         let compressor = match slot {
-            Some((made_for, compressor)) if *made_for == level => compressor,
-            _ => &mut slot.insert((level, zstd::bulk::Compressor::new(level)?)).1,
+            Some(compressor) if compressor.level == level => compressor,
+            _ => slot.insert(Compressor {
+                level,
+                context: zstd::bulk::Compressor::new(level)?,
+                buffer: Vec::new(),
+            }),
         };
-        let mut stored = Vec::with_capacity(zstd::zstd_safe::compress_bound(plain.len()));
-        compressor.compress_to_buffer(plain, &mut stored)?;
-        stored.shrink_to_fit();
-        Ok(stored)
+        compressor.buffer.clear();
+        compressor.buffer.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        compressor.context.compress_to_buffer(plain, &mut compressor.buffer)?;
+        Ok(compressor.buffer.as_slice().to_vec())
     })
 }
 

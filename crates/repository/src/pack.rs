@@ -9,10 +9,8 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use store::Body;
 
-use crate::codec::Checksum;
+use crate::codec::{Checksum, FRAME_BYTES_MAX};
 use crate::{BackupId, Error, document};
 
 /// A pack is closed when it has this many bytes.
@@ -83,7 +81,8 @@ impl Frame {
 #[derive(Debug)]
 pub struct PackBuilder {
     name: PackName,
-    body: Body,
+    /// One run of memory, so that frames, which are many and small, are gone as soon as they are in it.
+    bytes: Vec<u8>,
     frames: u32,
     plain_bytes: u64,
 }
@@ -97,7 +96,7 @@ pub struct FullPack {
     pub frames: u32,
     /// Their plain bytes.
     pub plain_bytes: u64,
-    pub(crate) body: Body,
+    pub(crate) bytes: Bytes,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,7 +108,7 @@ impl PackBuilder {
     /// An empty pack.
     pub fn new(name: PackName) -> Result<PackBuilder, Error> {
         let head = skippable(&document::seal("pack", &PackHead { pack: name.clone() })?);
-        Ok(PackBuilder { name, body: Body::from(head), frames: 0, plain_bytes: 0 })
+        Ok(PackBuilder { name, bytes: head.into(), frames: 0, plain_bytes: 0 })
     }
 
     /// The name it will have.
@@ -119,7 +118,7 @@ impl PackBuilder {
 
     /// Whether it should be stored before another frame comes.
     pub fn is_full(&self) -> bool {
-        self.body.len() >= PACK_BYTES
+        self.bytes.len() as u64 >= PACK_BYTES
     }
 
     /// Whether it holds no frame.
@@ -128,14 +127,18 @@ impl PackBuilder {
     }
 
     /// Appends a compressed frame.
-    pub fn push(&mut self, stored: Bytes, plain: u32, checksum: Checksum) -> Frame {
+    pub fn push(&mut self, stored: &[u8], plain: u32, checksum: Checksum) -> Frame {
+        if self.is_empty() {
+            let pack_bytes = usize::try_from(PACK_BYTES).unwrap_or(0);
+            self.bytes.reserve(pack_bytes + FRAME_BYTES_MAX * 2);
+        }
         let frame = Frame {
-            offset: self.body.len(),
+            offset: self.bytes.len() as u64,
             stored: u32::try_from(stored.len()).unwrap_or(u32::MAX),
             plain,
             checksum,
         };
-        self.body.push(stored);
+        self.bytes.extend_from_slice(stored);
         self.frames += 1;
         self.plain_bytes += u64::from(plain);
         frame
@@ -143,21 +146,24 @@ impl PackBuilder {
 
     /// No more frames.
     pub fn finish(self) -> FullPack {
-        FullPack { name: self.name, frames: self.frames, plain_bytes: self.plain_bytes, body: self.body }
+        FullPack {
+            name: self.name,
+            frames: self.frames,
+            plain_bytes: self.plain_bytes,
+            bytes: self.bytes.into(),
+        }
     }
 }
 
 impl FullPack {
     /// Bytes in the object.
     pub fn size(&self) -> u64 {
-        self.body.len()
+        self.bytes.len() as u64
     }
 
     /// SHA-256 of the object.
     pub fn checksum(&self) -> Checksum {
-        let mut hasher = Sha256::new();
-        self.body.chunks().iter().for_each(|chunk| hasher.update(chunk));
-        Checksum(hasher.finalize().into())
+        Checksum::of(&self.bytes)
     }
 }
 
@@ -270,9 +276,9 @@ mod tests {
         let mut builder = PackBuilder::new(name).unwrap();
         for text in ["first ", "second"] {
             let stored = crate::codec::compress(text.as_bytes(), 3).unwrap();
-            builder.push(stored.into(), 6, Checksum::of(text.as_bytes()));
+            builder.push(&stored, 6, Checksum::of(text.as_bytes()));
         }
         let pack = builder.finish();
-        assert_eq!(zstd::decode_all(&pack.body.concat()[..]).unwrap(), b"first second");
+        assert_eq!(zstd::decode_all(&pack.bytes[..]).unwrap(), b"first second");
     }
 }

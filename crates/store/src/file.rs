@@ -278,8 +278,10 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
     let Some(range) = range else { return Ok(fs::read(path)?.into()) };
     let mut file = File::open(path)?;
+    let there = file.metadata()?.len().saturating_sub(range.start);
+    let wanted = range.end.saturating_sub(range.start).min(there);
     file.seek(SeekFrom::Start(range.start))?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
     file.take(range.end.saturating_sub(range.start)).read_to_end(&mut bytes)?;
     Ok(bytes.into())
 }

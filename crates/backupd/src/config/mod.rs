@@ -176,7 +176,7 @@ pub fn resolve(
         server: resolver.server()?,
         slot: resolver.parse(&setting::SLOT, SLOT_EXPECTED, slot)?.unwrap_or_else(|| "drydock".to_owned()),
         flush_interval: resolver.duration(&setting::FLUSH_INTERVAL)?.unwrap_or(Duration::from_secs(1)),
-        in_flight: resolver.count(&setting::IN_FLIGHT, 64)?.unwrap_or(3),
+        in_flight: resolver.count(&setting::IN_FLIGHT, 64)?.unwrap_or(2),
         workers: resolver.count(&setting::WORKERS, 1024)?.unwrap_or(machine.cores),
         level: resolver.parse(&setting::LEVEL, "a zstd level from 1 to 19", level)?.unwrap_or(1),
         role_files: resolver.role_files()?,

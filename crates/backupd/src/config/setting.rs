@@ -83,7 +83,7 @@ settings! {
     FLUSH_INTERVAL = "wal.flush_interval", ["DRYDOCK_WAL_FLUSH_INTERVAL"],
         "how long WAL of an unfinished segment may wait for more before it is made durable; default 1s";
     IN_FLIGHT = "wal.in_flight", ["DRYDOCK_WAL_IN_FLIGHT"],
-        "segments compressed and written at once; default 3";
+        "segments compressed and written at once; default 2";
 
     LEVEL = "backup.level", ["DRYDOCK_BACKUP_LEVEL"],
         "zstd's level for files, 1 to 19; default 1";

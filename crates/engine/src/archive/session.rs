@@ -26,6 +26,8 @@ use crate::server::Server;
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// Pieces of one segment at most; then one piece from the start of the segment replaces them.
 const PIECES_MAX: u32 = 64;
+/// Plain bytes of segments that are compressed and written at once, at most; but one segment always may.
+const SEGMENT_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 /// Clean-ups under way at once, at most.
 const CLEANUPS_MAX: usize = 4;
 /// How long a stop waits for what was received to become durable.
@@ -72,6 +74,8 @@ struct Session<'a> {
     frontier: Frontier,
     synchronous: watch::Receiver<bool>,
     wal_came: Arc<Notify>,
+    /// How many segments may be stored at once: as configured, and fewer when they are large.
+    in_flight_max: usize,
     /// Segments that are being stored.
     segments: JoinSet<Result<Stored, Error>>,
     /// The piece that is being stored; never more than one.
@@ -118,8 +122,11 @@ impl<'a> Session<'a> {
             opened.assembler.segment_start(),
             opened.stream.segment_size,
         );
+        let fit = SEGMENT_BYTES_IN_FLIGHT_MAX / opened.stream.segment_size.bytes();
+        let in_flight_max = config.in_flight_max.min(usize::try_from(fit).unwrap_or(1)).max(1);
         Session {
             config,
+            in_flight_max,
             cluster,
             status,
             server_end: opened.server.flushed,
@@ -171,8 +178,7 @@ impl<'a> Session<'a> {
         shutdown: &CancellationToken,
         ticks: &mut tokio::time::Interval,
     ) -> Result<Happened, Error> {
-        let room =
-            self.segments.len() < self.config.in_flight_max && self.ahead() < self.config.in_flight_max;
+        let room = self.segments.len() < self.in_flight_max && self.ahead() < self.in_flight_max;
         let flush_at = self
             .waiting_since
             .filter(|_| self.piece.is_empty())

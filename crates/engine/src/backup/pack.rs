@@ -162,7 +162,7 @@ impl Packer {
             let number = self.pack.name().number + 1;
             self.put_pack(PackBuilder::new(PackName { backup: self.id.clone(), number })?).await?;
         }
-        let frame = self.pack.push(compressed.stored, compressed.plain, compressed.checksum);
+        let frame = self.pack.push(&compressed.stored, compressed.plain, compressed.checksum);
         Ok((self.pack.name().clone(), frame))
     }
 

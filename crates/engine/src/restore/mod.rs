@@ -8,6 +8,7 @@ mod locate;
 mod plan;
 mod settings;
 mod write;
+mod writeback;
 
 use std::path::PathBuf;
 

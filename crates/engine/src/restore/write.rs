@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -16,6 +16,7 @@ use repository::{Cluster, Record};
 use tokio::sync::watch;
 
 use super::destination::{CONTROL, CONTROL_STAGED, Prepared};
+use super::writeback::Writeback;
 use super::{Plan, Progress};
 use crate::Error;
 
@@ -31,6 +32,7 @@ pub(super) async fn files(
     let root: Arc<Path> = prepared.data_dir.as_path().into();
     let mut list = cluster.files(record).await?;
     let mut batch = Batch::default();
+    let writeback = Mutex::new(Writeback::start());
     while let Some(entry) = list.next()? {
         let FileKind::File { size, map, .. } = entry.kind else {
             make_entry(&root, &entry)?;
@@ -39,12 +41,12 @@ pub(super) async fn files(
         let target = create_file(&root, &entry, size)?;
         let Some(map) = map else { continue };
         if batch.map != Some(map) {
-            write_batch(cluster, record, std::mem::take(&mut batch), workers, progress).await?;
+            write_batch(cluster, record, std::mem::take(&mut batch), workers, progress, &writeback).await?;
             batch.map = Some(map);
         }
         batch.files.insert(entry.path, (target, size));
     }
-    write_batch(cluster, record, batch, workers, progress).await
+    write_batch(cluster, record, batch, workers, progress, &writeback).await
 }
 
 /// The files of one map.
@@ -128,6 +130,7 @@ async fn write_batch(
     batch: Batch,
     workers: usize,
     progress: &watch::Sender<Progress>,
+    writeback: &Mutex<Writeback>,
 ) -> Result<(), Error> {
     let Some(number) = batch.map else { return Ok(()) };
     let map = cluster.map(record, number).await?;
@@ -136,10 +139,16 @@ async fn write_batch(
     futures::stream::iter(jobs.into_iter().map(Ok))
         .try_for_each_concurrent(workers.max(1) * 2, |job| async move {
             let written = read_and_write(cluster, record, job).await?;
-            progress.send_modify(|progress| progress.bytes += written);
+            let mut writeback = writeback.lock().unwrap_or_else(PoisonError::into_inner);
+            for (path, bytes) in &written {
+                writeback.wrote(path, *bytes);
+            }
+            let bytes = written.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            progress.send_modify(|progress| progress.bytes += bytes);
             Ok::<(), Error>(())
         })
         .await?;
+    writeback.lock().unwrap_or_else(PoisonError::into_inner).forget_files();
     progress.send_modify(|progress| progress.files += files);
     Ok(())
 }
@@ -186,17 +195,26 @@ fn damaged(key: &str, reason: String) -> Error {
     repository::Error::Damaged { key: key.to_owned(), reason }.into()
 }
 
-async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Result<u64, Error> {
+/// What was written: files, and bytes of each.
+type Written = Vec<(Arc<Path>, u64)>;
+
+async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Result<Written, Error> {
     let bytes = cluster.read_pack(&job.pack, job.range.clone(), &record.id).await?;
     let key = cluster.pack_key(&job.pack)?;
-    tokio::task::spawn_blocking(move || {
-        job.frames.iter().map(|frame| write_frame(&key, &bytes, job.range.start, frame)).sum()
-    })
-    .await
-    .unwrap_or_else(|cause| Err(Error::Destination { reason: cause.to_string(), hint: String::new() }))
+    let write = move || {
+        let mut written = Written::new();
+        for frame in &job.frames {
+            write_frame(&key, &bytes, job.range.start, frame)?;
+            written.extend(frame.writes.iter().map(|write| (write.path.clone(), u64::from(write.len))));
+        }
+        Ok(written)
+    };
+    tokio::task::spawn_blocking(write)
+        .await
+        .unwrap_or_else(|cause| Err(Error::Destination { reason: cause.to_string(), hint: String::new() }))
 }
 
-fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<u64, Error> {
+fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<(), Error> {
     let damaged = |reason: String| {
         Error::from(repository::Error::Damaged {
             key: key.to_owned(),
@@ -213,7 +231,6 @@ fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<u
     }
     let plain = codec::decompress(stored, plain_len, &job.frame.checksum)
         .map_err(|error| damaged(error.to_string()))?;
-    let mut written = 0;
     for write in &job.writes {
         let (at, len) = (write.at as usize, write.len as usize);
         let part =
@@ -221,7 +238,6 @@ fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<u
         let file =
             OpenOptions::new().write(true).open(&write.path).map_err(Error::file("open", &write.path))?;
         file.write_all_at(part, write.offset).map_err(Error::file("write", &write.path))?;
-        written += u64::from(write.len);
     }
-    Ok(written)
+    Ok(())
 }
