@@ -76,20 +76,21 @@ def extents(cluster, backup, number, path):
         if "pack" in line:
             packs.append(line)
         elif line["path"] == path:
-            for _offset, length, pack, frame, at, *_checksum in line["extents"]:
+            for _offset, length, pack, frame, at, *_fingerprint in line["extents"]:
                 plain = read_frame(cluster, packs[pack]["pack"], packs[pack]["frames"][frame])
                 yield plain[at : at + length]
 
 
 def read_frame(cluster, pack, frame):
     """The plain bytes of one frame of a pack, which is named by the backup that wrote it and a number."""
-    offset, stored, plain_length, checksum = frame
+    offset, stored, plain_length, checksum, _fingerprint = frame
     backup, number = pack.split("/")
     with (cluster / "backups" / backup / "packs" / number).open("rb") as file:
         file.seek(offset)
-        plain = zstd(file.read(stored))
+        data = file.read(stored)
+    expect(hashlib.sha256(data).hexdigest() == checksum, f"a frame of pack {pack} is damaged")
+    plain = zstd(data)
     expect(len(plain) == plain_length, f"a frame of pack {pack} has another length")
-    expect(hashlib.sha256(plain).hexdigest() == checksum, f"a frame of pack {pack} is damaged")
     return plain
 
 

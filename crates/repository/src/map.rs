@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::Checksum;
+use crate::codec::Fingerprint;
 use crate::files::{LineReader, LineWriter};
 use crate::pack::{Frame, PackName};
 
@@ -42,7 +42,7 @@ pub struct MapFile {
 }
 
 /// A run of a file's bytes, and where they are. In JSON, an array: file offset, length, pack, frame, offset in
-/// the frame and, where the extent is not a whole frame of its own, the checksum of its bytes.
+/// the frame and, where the extent is not a whole frame of its own, the fingerprint of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "ExtentLine", into = "ExtentLine")]
 pub struct Extent {
@@ -57,33 +57,33 @@ pub struct Extent {
     /// First byte in the plain bytes of the frame.
     pub at: u32,
     /// Of these bytes, where they share their frame with others. A later backup finds unchanged small files by it.
-    pub checksum: Option<Checksum>,
+    pub fingerprint: Option<Fingerprint>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum ExtentLine {
-    Shared(u64, u32, usize, usize, u32, Checksum),
+    Shared(u64, u32, usize, usize, u32, Fingerprint),
     Whole(u64, u32, usize, usize, u32),
 }
 
 impl From<ExtentLine> for Extent {
     fn from(line: ExtentLine) -> Extent {
-        let (offset, len, pack, frame, at, checksum) = match line {
-            ExtentLine::Shared(offset, len, pack, frame, at, checksum) => {
-                (offset, len, pack, frame, at, Some(checksum))
+        let (offset, len, pack, frame, at, fingerprint) = match line {
+            ExtentLine::Shared(offset, len, pack, frame, at, fingerprint) => {
+                (offset, len, pack, frame, at, Some(fingerprint))
             }
             ExtentLine::Whole(offset, len, pack, frame, at) => (offset, len, pack, frame, at, None),
         };
-        Extent { offset, len, pack, frame, at, checksum }
+        Extent { offset, len, pack, frame, at, fingerprint }
     }
 }
 
 impl From<Extent> for ExtentLine {
     fn from(extent: Extent) -> ExtentLine {
-        let Extent { offset, len, pack, frame, at, checksum } = extent;
-        match checksum {
-            Some(checksum) => ExtentLine::Shared(offset, len, pack, frame, at, checksum),
+        let Extent { offset, len, pack, frame, at, fingerprint } = extent;
+        match fingerprint {
+            Some(fingerprint) => ExtentLine::Shared(offset, len, pack, frame, at, fingerprint),
             None => ExtentLine::Whole(offset, len, pack, frame, at),
         }
     }
@@ -91,14 +91,14 @@ impl From<Extent> for ExtentLine {
 
 impl Serialize for Frame {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.offset, self.stored, self.plain, self.checksum).serialize(serializer)
+        (self.offset, self.stored, self.plain, self.checksum, self.fingerprint).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Frame {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Frame, D::Error> {
-        let (offset, stored, plain, checksum) = Deserialize::deserialize(deserializer)?;
-        Ok(Frame { offset, stored, plain, checksum })
+        let (offset, stored, plain, checksum, fingerprint) = Deserialize::deserialize(deserializer)?;
+        Ok(Frame { offset, stored, plain, checksum, fingerprint })
     }
 }
 
@@ -167,8 +167,15 @@ pub struct Place {
     pub frame: Frame,
     /// First byte in the plain bytes of the frame.
     pub at: u32,
-    /// See [`Extent::checksum`].
-    pub checksum: Option<Checksum>,
+    /// See [`Extent::fingerprint`].
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Place {
+    /// Of the bytes in this place.
+    pub fn known_fingerprint(&self) -> Fingerprint {
+        self.fingerprint.unwrap_or(self.frame.fingerprint)
+    }
 }
 
 /// Builds a map, file by file.
@@ -186,7 +193,14 @@ impl MapBuilder {
         let mut extents = Vec::with_capacity(places.len());
         for (len, place) in places {
             let (pack, frame) = self.refer(place);
-            extents.push(Extent { offset, len: *len, pack, frame, at: place.at, checksum: place.checksum });
+            extents.push(Extent {
+                offset,
+                len: *len,
+                pack,
+                frame,
+                at: place.at,
+                fingerprint: place.fingerprint,
+            });
             offset += u64::from(*len);
         }
         self.map.files.push(MapFile { path, extents });
@@ -225,15 +239,21 @@ impl MapBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Checksum;
     use proptest::prelude::*;
 
     fn places() -> impl Strategy<Value = Vec<(u32, Place)>> {
-        let place = (0u32..4, 0u64..1000, 1u32..1000, prop::option::of(any::<[u8; 32]>())).prop_map(
-            |(number, offset, len, checksum)| {
+        let place = (0u32..4, 0u64..1000, 1u32..1000, prop::option::of(any::<[u8; 16]>())).prop_map(
+            |(number, offset, len, fingerprint)| {
                 let pack = PackName { backup: "20260102T030405Z".parse().unwrap(), number };
-                let frame =
-                    Frame { offset: offset << 20, stored: 9, plain: 2000, checksum: Checksum([7; 32]) };
-                (len, Place { pack, frame, at: 1000, checksum: checksum.map(Checksum) })
+                let frame = Frame {
+                    offset: offset << 20,
+                    stored: 9,
+                    plain: 2000,
+                    checksum: Checksum([7; 32]),
+                    fingerprint: Fingerprint([7; 16]),
+                };
+                (len, Place { pack, frame, at: 1000, fingerprint: fingerprint.map(Fingerprint) })
             },
         );
         prop::collection::vec(place, 0..20)

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Checksum, FRAME_BYTES_MAX};
+use crate::codec::{Checksum, FRAME_BYTES_MAX, Fingerprint};
 use crate::{BackupId, Error, document};
 
 /// A pack is closed when it has this many bytes.
@@ -66,8 +66,10 @@ pub struct Frame {
     pub stored: u32,
     /// Bytes when decompressed.
     pub plain: u32,
-    /// Of the plain bytes.
+    /// Of the bytes in the pack.
     pub checksum: Checksum,
+    /// Of the plain bytes.
+    pub fingerprint: Fingerprint,
 }
 
 impl Frame {
@@ -127,7 +129,7 @@ impl PackBuilder {
     }
 
     /// Appends a compressed frame.
-    pub fn push(&mut self, stored: &[u8], plain: u32, checksum: Checksum) -> Frame {
+    pub fn push(&mut self, stored: &[u8], plain: u32, checksum: Checksum, fingerprint: Fingerprint) -> Frame {
         if self.is_empty() {
             let pack_bytes = usize::try_from(PACK_BYTES).unwrap_or(0);
             self.bytes.reserve(pack_bytes + FRAME_BYTES_MAX * 2);
@@ -137,6 +139,7 @@ impl PackBuilder {
             stored: u32::try_from(stored.len()).unwrap_or(u32::MAX),
             plain,
             checksum,
+            fingerprint,
         };
         self.bytes.extend_from_slice(stored);
         self.frames += 1;
@@ -248,7 +251,7 @@ mod tests {
         fn every_frame_is_read_whole_and_once(spots in prop::collection::vec((0u64..1 << 24, 1u32..1 << 18), 0..60)) {
             let frames: Vec<Frame> = spots
                 .iter()
-                .map(|(offset, stored)| Frame { offset: *offset, stored: *stored, plain: 1, checksum: Checksum([0; 32]) })
+                .map(|(offset, stored)| Frame { offset: *offset, stored: *stored, plain: 1, checksum: Checksum([0; 32]), fingerprint: Fingerprint([0; 16]) })
                 .collect();
             let mut seen = vec![0; frames.len()];
             for read in coalesce(&frames) {
@@ -276,7 +279,7 @@ mod tests {
         let mut builder = PackBuilder::new(name).unwrap();
         for text in ["first ", "second"] {
             let stored = crate::codec::compress(text.as_bytes(), 3).unwrap();
-            builder.push(&stored, 6, Checksum::of(text.as_bytes()));
+            builder.push(&stored, 6, Checksum::of(&stored), Fingerprint::of(text.as_bytes()));
         }
         let pack = builder.finish();
         assert_eq!(zstd::decode_all(&pack.bytes[..]).unwrap(), b"first second");

@@ -13,7 +13,7 @@ use super::work::{Compressed, Done, FileFacts, Outcome, Stored};
 use crate::Error;
 
 /// Packs that are being written at once, at most. Each is in memory as a whole.
-const PACKS_IN_FLIGHT_MAX: usize = 2;
+const PACKS_IN_FLIGHT_MAX: usize = 3;
 /// Pages with a wrong checksum that are listed, and read again, one by one.
 const SUSPECTS_LISTED_MAX: usize = 1000;
 
@@ -93,7 +93,7 @@ impl Packer {
             }
             Outcome::Chunk(Stored::New(compressed)) => {
                 let (pack, frame) = self.put_frame(compressed).await?;
-                self.places.push((frame.plain, Place { pack, frame, at: 0, checksum: None }));
+                self.places.push((frame.plain, Place { pack, frame, at: 0, fingerprint: None }));
                 Ok(())
             }
             Outcome::Bundle(compressed, parts) => {
@@ -101,7 +101,7 @@ impl Packer {
                 for part in parts {
                     let len = u32::try_from(part.facts.size).unwrap_or(u32::MAX);
                     let place =
-                        Place { pack: pack.clone(), frame, at: part.at, checksum: Some(part.checksum) };
+                        Place { pack: pack.clone(), frame, at: part.at, fingerprint: Some(part.fingerprint) };
                     self.finish_file(part.facts, &[(len, place)]).await?;
                 }
                 Ok(())
@@ -162,7 +162,8 @@ impl Packer {
             let number = self.pack.name().number + 1;
             self.put_pack(PackBuilder::new(PackName { backup: self.id.clone(), number })?).await?;
         }
-        let frame = self.pack.push(&compressed.stored, compressed.plain, compressed.checksum);
+        let frame =
+            self.pack.push(&compressed.stored, compressed.plain, compressed.checksum, compressed.fingerprint);
         Ok((self.pack.name().clone(), frame))
     }
 

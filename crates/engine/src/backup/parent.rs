@@ -102,13 +102,13 @@ impl ParentFile {
         let extent = extents.get(index).filter(|extent| extent.len == len)?;
         let (pack, frame) = self.map.map.frame(extent)?;
         let is_whole = extent.at == 0 && frame.plain == len;
-        let known = is_whole || extent.checksum.is_some();
-        let checksum = if is_whole { None } else { extent.checksum };
+        let known = is_whole || extent.fingerprint.is_some();
+        let fingerprint = if is_whole { None } else { extent.fingerprint };
         (known && !self.sparse.contains(pack)).then(|| Place {
             pack: pack.clone(),
             frame: *frame,
             at: extent.at,
-            checksum,
+            fingerprint,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use pgformat::{Lsn, RelationFile};
-use repository::codec::{Checksum, FRAME_BYTES_MAX};
+use repository::codec::{FRAME_BYTES_MAX, Fingerprint};
 
 use super::parent::ParentFile;
 use super::work::{FileFacts, Job, PageCheck, Part};
@@ -88,11 +88,10 @@ impl Splitter {
 
     fn bundle_up(&mut self, file: Open, jobs: &mut Vec<Job>) {
         let check = file.check(self.pages);
-        let checksum = Checksum::of(&file.buffer);
+        let fingerprint = Fingerprint::of(&file.buffer);
         let len = u32::try_from(file.buffer.len()).unwrap_or(u32::MAX);
         let place = file.parent.as_ref().and_then(|parent| parent.place(0, len));
-        if let Some(place) = place.filter(|place| place.checksum.unwrap_or(place.frame.checksum) == checksum)
-        {
+        if let Some(place) = place.filter(|place| place.known_fingerprint() == fingerprint) {
             jobs.push(Job::Known { facts: file.facts, place, bytes: file.buffer.freeze(), check });
             return;
         }
@@ -102,7 +101,7 @@ impl Splitter {
         let at = self.bundle.len();
         self.bundle.extend_from_slice(&file.buffer);
         self.checks.extend(check.map(|check| (check, at..self.bundle.len())));
-        self.parts.push(Part { facts: file.facts, at: u32::try_from(at).unwrap_or(u32::MAX), checksum });
+        self.parts.push(Part { facts: file.facts, at: u32::try_from(at).unwrap_or(u32::MAX), fingerprint });
     }
 
     /// Whatever small files wait go into a bundle.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::page::{self, PageState};
-use repository::codec::{self, Checksum};
+use repository::codec::{self, Checksum, Fingerprint};
 use repository::map::Place;
 
 /// All about a file but where its bytes are.
@@ -40,7 +40,7 @@ pub(super) struct BadPage {
 pub(super) struct Part {
     pub(super) facts: FileFacts,
     pub(super) at: u32,
-    pub(super) checksum: Checksum,
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// What is to be done, in the order in which it is to be finished.
@@ -92,6 +92,7 @@ pub(super) struct Compressed {
     pub(super) stored: Bytes,
     pub(super) plain: u32,
     pub(super) checksum: Checksum,
+    pub(super) fingerprint: Fingerprint,
 }
 
 /// Does a job.
@@ -107,25 +108,27 @@ pub(super) fn work(job: Job, level: i32) -> std::io::Result<Done> {
         }
         Job::Chunk { bytes, check, parent } => {
             check.iter().for_each(|check| verify(&bytes, check, &mut bad_pages));
-            let checksum = Checksum::of(&bytes);
-            match parent.filter(|place| place.checksum.unwrap_or(place.frame.checksum) == checksum) {
+            let fingerprint = Fingerprint::of(&bytes);
+            match parent.filter(|place| place.known_fingerprint() == fingerprint) {
                 Some(place) => Outcome::Chunk(Stored::Shared(place)),
-                None => Outcome::Chunk(Stored::New(compress(&bytes, checksum, level)?)),
+                None => Outcome::Chunk(Stored::New(compress(&bytes, fingerprint, level)?)),
             }
         }
         Job::Bundle { bytes, parts, checks } => {
             for (check, range) in &checks {
                 verify(&bytes[range.clone()], check, &mut bad_pages);
             }
-            Outcome::Bundle(compress(&bytes, Checksum::of(&bytes), level)?, parts)
+            Outcome::Bundle(compress(&bytes, Fingerprint::of(&bytes), level)?, parts)
         }
     };
     Ok(Done { outcome, bad_pages })
 }
 
-fn compress(plain: &[u8], checksum: Checksum, level: i32) -> std::io::Result<Compressed> {
-    let stored = codec::compress(plain, level)?.into();
-    Ok(Compressed { stored, plain: u32::try_from(plain.len()).map_err(std::io::Error::other)?, checksum })
+fn compress(plain: &[u8], fingerprint: Fingerprint, level: i32) -> std::io::Result<Compressed> {
+    let stored: Bytes = codec::compress(plain, level)?.into();
+    let checksum = Checksum::of(&stored);
+    let plain = u32::try_from(plain.len()).map_err(std::io::Error::other)?;
+    Ok(Compressed { stored, plain, checksum, fingerprint })
 }
 
 /// What is left of a file whose size is no multiple of the block size is not a page.

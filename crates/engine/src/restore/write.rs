@@ -34,7 +34,7 @@ pub(super) async fn files(
     let mut batch = Batch::default();
     let writeback = Mutex::new(Writeback::start());
     while let Some(entry) = list.next()? {
-        let FileKind::File { size, map, .. } = entry.kind else {
+        let FileKind::File { size, map, crc32c, .. } = entry.kind else {
             make_entry(&root, &entry)?;
             continue;
         };
@@ -44,7 +44,7 @@ pub(super) async fn files(
             write_batch(cluster, record, std::mem::take(&mut batch), workers, progress, &writeback).await?;
             batch.map = Some(map);
         }
-        batch.files.insert(entry.path, (target, size));
+        batch.files.insert(entry.path, Target { path: target.into(), size, crc32c });
     }
     write_batch(cluster, record, batch, workers, progress, &writeback).await
 }
@@ -53,7 +53,16 @@ pub(super) async fn files(
 #[derive(Default)]
 struct Batch {
     map: Option<u32>,
-    files: HashMap<String, (PathBuf, u64)>,
+    files: HashMap<String, Target>,
+}
+
+/// A file that is to be written.
+#[derive(Clone)]
+struct Target {
+    path: Arc<Path>,
+    size: u64,
+    /// What PostgreSQL's manifest says of it.
+    crc32c: u32,
 }
 
 fn make_entry(root: &Path, entry: &FileEntry) -> Result<(), Error> {
@@ -134,22 +143,45 @@ async fn write_batch(
 ) -> Result<(), Error> {
     let Some(number) = batch.map else { return Ok(()) };
     let map = cluster.map(record, number).await?;
-    let files = batch.files.len() as u64;
+    let targets: Vec<Target> = batch.files.values().cloned().collect();
     let jobs = jobs(&map, batch, &cluster.map_key(&record.id, number)?)?;
+    let sums = Mutex::new(Sums::default());
     futures::stream::iter(jobs.into_iter().map(Ok))
-        .try_for_each_concurrent(workers.max(1) * 2, |job| async move {
+        .try_for_each_concurrent(workers.max(1) * 2, |job| async {
             let written = read_and_write(cluster, record, job).await?;
             let mut writeback = writeback.lock().unwrap_or_else(PoisonError::into_inner);
-            for (path, bytes) in &written {
-                writeback.wrote(path, *bytes);
+            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+            for part in written {
+                writeback.wrote(&part.path, u64::from(part.len));
+                progress.send_modify(|progress| progress.bytes += u64::from(part.len));
+                sums.entry(part.path).or_default().push((part.offset, part.len, part.crc32c));
             }
-            let bytes = written.iter().map(|(_, bytes)| bytes).sum::<u64>();
-            progress.send_modify(|progress| progress.bytes += bytes);
             Ok::<(), Error>(())
         })
         .await?;
     writeback.lock().unwrap_or_else(PoisonError::into_inner).forget_files();
-    progress.send_modify(|progress| progress.files += files);
+    compare(&targets, sums.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+    progress.send_modify(|progress| progress.files += targets.len() as u64);
+    Ok(())
+}
+
+/// Offset, length and CRC-32C of each part of each file.
+type Sums = HashMap<Arc<Path>, Vec<(u64, u32, u32)>>;
+
+/// The last check there is: what was written is what PostgreSQL sent, whatever happened in between.
+fn compare(targets: &[Target], mut sums: Sums) -> Result<(), Error> {
+    for target in targets {
+        let mut parts = sums.remove(&target.path).unwrap_or_default();
+        parts.sort_unstable();
+        let combine =
+            |sum, (_, len, crc32c): (u64, u32, u32)| crc32c::crc32c_combine(sum, crc32c, len as usize);
+        let found = parts.into_iter().fold(0, combine);
+        if found != target.crc32c {
+            let reason =
+                format!("as restored it has CRC-32C {found:08x}, but PostgreSQL sent {:08x}", target.crc32c);
+            return Err(damaged(&target.path.display().to_string(), reason));
+        }
+    }
     Ok(())
 }
 
@@ -158,8 +190,7 @@ fn jobs(map: &Map, mut batch: Batch, key: &str) -> Result<Vec<ReadJob>, Error> {
         map.packs.iter().map(|pack| pack.frames.iter().map(|_| Vec::new()).collect()).collect();
     for file in &map.files {
         // A map is shared by nobody, so a file in it that the list lacks, or the other way round, is damage.
-        let Some((path, size)) = batch.files.remove(&file.path) else { continue };
-        let path: Arc<Path> = path.into();
+        let Some(Target { path, size, .. }) = batch.files.remove(&file.path) else { continue };
         let mapped: u64 = file.extents.iter().map(|extent| u64::from(extent.len)).sum();
         if mapped != size {
             return Err(damaged(key, format!("it has {mapped} bytes of {}, not {size}", file.path)));
@@ -195,8 +226,16 @@ fn damaged(key: &str, reason: String) -> Error {
     repository::Error::Damaged { key: key.to_owned(), reason }.into()
 }
 
-/// What was written: files, and bytes of each.
-type Written = Vec<(Arc<Path>, u64)>;
+/// What was written.
+type Written = Vec<Part>;
+
+/// Bytes of a file that were written, and their CRC-32C.
+struct Part {
+    path: Arc<Path>,
+    offset: u64,
+    len: u32,
+    crc32c: u32,
+}
 
 async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Result<Written, Error> {
     let bytes = cluster.read_pack(&job.pack, job.range.clone(), &record.id).await?;
@@ -204,8 +243,7 @@ async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Res
     let write = move || {
         let mut written = Written::new();
         for frame in &job.frames {
-            write_frame(&key, &bytes, job.range.start, frame)?;
-            written.extend(frame.writes.iter().map(|write| (write.path.clone(), u64::from(write.len))));
+            write_frame(&key, &bytes, job.range.start, frame, &mut written)?;
         }
         Ok(written)
     };
@@ -214,7 +252,13 @@ async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Res
         .unwrap_or_else(|cause| Err(Error::Destination { reason: cause.to_string(), hint: String::new() }))
 }
 
-fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<(), Error> {
+fn write_frame(
+    key: &str,
+    bytes: &Bytes,
+    start: u64,
+    job: &FrameJob,
+    written: &mut Written,
+) -> Result<(), Error> {
     let damaged = |reason: String| {
         Error::from(repository::Error::Damaged {
             key: key.to_owned(),
@@ -238,6 +282,8 @@ fn write_frame(key: &str, bytes: &Bytes, start: u64, job: &FrameJob) -> Result<(
         let file =
             OpenOptions::new().write(true).open(&write.path).map_err(Error::file("open", &write.path))?;
         file.write_all_at(part, write.offset).map_err(Error::file("write", &write.path))?;
+        let Write { path, offset, len, .. } = write;
+        written.push(Part { path: path.clone(), offset: *offset, len: *len, crc32c: crc32c::crc32c(part) });
     }
     Ok(())
 }

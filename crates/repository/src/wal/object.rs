@@ -394,8 +394,12 @@ fn decode(key: &Key, object: &[u8]) -> Result<(WalHeader, Bytes), Error> {
     if len == 0 || len > 1 << 30 {
         return Err(Error::damaged(key, "its header names no range a segment can have"));
     }
-    let plain = codec::decompress(stored, len, &header.sha256)
-        .map_err(|error| Error::damaged(key, error.to_string()))?;
+    let plain =
+        codec::decompress_plain(stored, len).map_err(|error| Error::damaged(key, error.to_string()))?;
+    let found = Checksum::of(&plain);
+    if found != header.sha256 {
+        return Err(Error::damaged(key, format!("its WAL has checksum {found}, not {}", header.sha256)));
+    }
     Ok((header, plain.into()))
 }
 
