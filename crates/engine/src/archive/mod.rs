@@ -70,8 +70,8 @@ pub(crate) enum Ended {
 
 /// Time to the next attempt after the first failure; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(250);
-/// Longest time between two attempts.
-const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Longest time between two attempts. Short, as a server that is back may soon remove WAL that no slot of ours keeps.
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Archives until `shutdown`. Fails only if the very first session fails in a way that time does not mend: then nobody
 /// counts on us yet, and whoever started us is told. Later, everything is tried again for ever.
