@@ -108,6 +108,8 @@ pub async fn run(
     cluster.claim(&server.identity((config.clock)())).await?;
     let leftovers = expire::leftovers(cluster, (config.clock)(), config.dead_after).await?;
     expire::remove_leftovers(cluster, &leftovers).await?;
+    // Before the backup's checkpoint: where no slot of ours keeps it yet, the checkpoint lets the server remove WAL we need.
+    wait::until_wal_flows(cluster, &server, shutdown).await?;
 
     let mut heartbeat = cluster.begin_backup((config.clock)(), &config.runner).await?;
     let parent = open_parent(cluster).await?;
@@ -121,7 +123,6 @@ pub async fn run(
     let taken = tokio::select! {
         taken = take(config, cluster, request, progress, connection, &server, &heartbeat, parent) => taken,
         beating = beat(config, cluster, heartbeat.clone()) => Err(beating),
-        stalled = wait::while_wal_flows(cluster, &server) => Err(stalled),
         () = shutdown.cancelled() => Err(Error::Stopped),
     };
     if taken.is_err() {

@@ -6,27 +6,25 @@ use pgformat::{Lsn, TimelineId};
 use repository::Cluster;
 use repository::wal::Durable;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::server::Server;
 
-/// How long WAL may stand still before a backup is given up. Several times what a service needs to start.
+/// How long WAL may stand still before a backup is not even begun. Several times what a service needs to start.
 const FLOW_WAIT: Duration = Duration::from_secs(30);
 /// Time between two looks whether WAL flows, which list all of the timeline.
-const FLOW_POLL_INTERVAL: Duration = Duration::from_secs(1);
+const FLOW_POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two looks for the backup's own WAL.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Ends when WAL is not seen to reach the repository: a backup without its WAL is no backup, and it is better to know
-/// that soon than after hours of copying. Once it was seen, this waits for ever.
-pub(super) async fn while_wal_flows(cluster: &Cluster, server: &Server) -> Error {
-    match until_wal_flows(cluster, server).await {
-        Ok(()) => std::future::pending().await,
-        Err(error) => error,
-    }
-}
-
-async fn until_wal_flows(cluster: &Cluster, server: &Server) -> Result<(), Error> {
+/// Waits until WAL is seen to reach the repository: a backup without its WAL is no backup, and it is better to know
+/// that before hours of copying.
+pub(super) async fn until_wal_flows(
+    cluster: &Cluster,
+    server: &Server,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
     let begun = Instant::now();
     let size = server.segment_size;
     let mut first = None;
@@ -46,7 +44,10 @@ async fn until_wal_flows(cluster: &Cluster, server: &Server) -> Result<(), Error
             );
             return Err(Error::WalNotArchived { reason });
         }
-        tokio::time::sleep(FLOW_POLL_INTERVAL).await;
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::Stopped),
+            () = tokio::time::sleep(FLOW_POLL_INTERVAL) => {}
+        }
     }
 }
 
