@@ -6,7 +6,7 @@
 //! use e2e::World;
 //!
 //! let world = World::new();
-//! let primary = world.postgres();
+//! let mut primary = world.postgres();
 //! let service = world.start_backupd(&primary);
 //! primary.sql("create table orders (id int)");
 //! world.backup();

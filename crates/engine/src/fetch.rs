@@ -33,7 +33,7 @@ pub struct RecoveryPlan {
     pub repository: String,
     /// The cluster's name in it.
     pub cluster: String,
-    #[serde(with = "decimal")]
+    #[serde(with = "repository::decimal")]
     system_identifier: u64,
     segment_size: u64,
     backup: String,
@@ -311,19 +311,6 @@ pub async fn prefetch(cluster: &Cluster, plan: &RecoveryPlan, file_name: &str) -
         }
     }
     Ok(())
-}
-
-/// A number as a decimal string, as in the repository's documents.
-mod decimal {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 #[cfg(test)]

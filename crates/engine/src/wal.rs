@@ -95,6 +95,17 @@ impl<'a> WalPath<'a> {
         }
     }
 
+    /// Reads from the start of a segment on, as WAL of `name`'s timeline.
+    fn decoder(&self, name: SegmentName, from: u64) -> Decoder {
+        let expect = Expect {
+            system_identifier: self.system_identifier,
+            timeline: name.timeline,
+            major: self.major,
+            segment_size: self.size,
+        };
+        Decoder::new(expect, self.size.start(from))
+    }
+
     /// The events whose records end in a segment. A record may begin in the one before, which is read too where it is there.
     pub(crate) async fn events(&self, number: u64) -> Result<Vec<Event>, Error> {
         let before = match number.checked_sub(1) {
@@ -104,13 +115,7 @@ impl<'a> WalPath<'a> {
         let joins = before.len() == self.size.len();
         let first = if joins { number - 1 } else { number };
         let name = self.segment(number);
-        let expect = Expect {
-            system_identifier: self.system_identifier,
-            timeline: name.timeline,
-            major: self.major,
-            segment_size: self.size,
-        };
-        let mut decoder = Decoder::new(expect, self.size.start(first));
+        let mut decoder = self.decoder(name, first);
         let mut events = Vec::new();
         let mut note = |event: WalEvent| events.extend(event_of(event));
         let own = self.bytes(number).await?;
@@ -131,13 +136,7 @@ impl<'a> WalPath<'a> {
     /// End of the last whole record at or before the end of this segment.
     pub(crate) async fn last_record_end(&self, number: u64) -> Result<Lsn, Error> {
         let name = self.segment(number);
-        let expect = Expect {
-            system_identifier: self.system_identifier,
-            timeline: name.timeline,
-            major: self.major,
-            segment_size: self.size,
-        };
-        let mut decoder = Decoder::new(expect, self.size.start(number));
+        let mut decoder = self.decoder(name, number);
         // A damaged record ends what can be replayed, which is all that is asked here.
         drop(decoder.push(&self.bytes(number).await?, &mut |_| {}));
         Ok(decoder.last_record_end())

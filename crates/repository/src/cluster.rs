@@ -22,7 +22,7 @@ pub struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// PostgreSQL's, from pg_control. A decimal string, as it does not fit the numbers of every JSON reader.
-    #[serde(with = "decimal")]
+    #[serde(with = "crate::decimal")]
     pub system_identifier: u64,
     /// PostgreSQL's major version.
     pub postgresql_major: u16,
@@ -125,18 +125,5 @@ impl Cluster {
             }
             result => Ok(result?),
         }
-    }
-}
-
-/// A number as a decimal string.
-pub(crate) mod decimal {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }

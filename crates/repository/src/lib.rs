@@ -24,6 +24,7 @@
 pub mod backup;
 mod cluster;
 pub mod codec;
+pub mod decimal;
 mod document;
 mod error;
 pub mod files;

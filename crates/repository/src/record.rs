@@ -66,7 +66,7 @@ pub struct Record {
     /// Its name.
     pub id: BackupId,
     /// Of the server it was taken from.
-    #[serde(with = "crate::cluster::decimal")]
+    #[serde(with = "crate::decimal")]
     pub system_identifier: u64,
     /// `server_version_num` of that server.
     pub postgresql_version: u32,

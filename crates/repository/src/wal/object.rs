@@ -18,7 +18,7 @@ use crate::{Cluster, Error, document};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalHeader {
     /// Of the cluster.
-    #[serde(with = "crate::cluster::decimal")]
+    #[serde(with = "crate::decimal")]
     pub system_identifier: u64,
     /// The timeline.
     pub timeline: TimelineId,
