@@ -33,12 +33,73 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The server keeps the object from being deleted.
+    #[error("{key} is locked until {until}")]
+    Locked {
+        /// The key to be deleted.
+        key: String,
+        /// In RFC 3339.
+        until: String,
+    },
+    /// The store cannot be used as it is configured: no such bucket, another region, a certificate nobody trusts. It
+    /// stays so until a person changes something.
+    #[error("cannot {action} {key}")]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The object or directory.
+        key: String,
+        /// Why, and what to change.
+        source: io::Error,
+    },
     /// No room is left. Writing goes on when there is room again.
     #[error("no space left to {action} {key}")]
     Full {
         /// What was tried.
         action: &'static str,
         /// The object or directory.
+        key: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The service that has the repository does not let us in.
+    #[error("{address} does not accept the token")]
+    Unauthorized {
+        /// Where the service is.
+        address: String,
+    },
+    /// Nobody we trust vouches for the service, or what answers does not speak TLS.
+    #[error("cannot make a trusted connection to {address}")]
+    Untrusted {
+        /// Where the service is.
+        address: String,
+        /// What TLS said.
+        source: rustls::Error,
+    },
+    /// The store can only be read, whoever asks.
+    #[error("the repository at {address} can only be read")]
+    ReadOnly {
+        /// Where it is.
+        address: String,
+    },
+    /// What is there is nothing we can use, now or later.
+    #[error("{address} cannot be used: {reason}")]
+    Unusable {
+        /// Where it is.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The right to write is over, or cannot be renewed at the moment. It may come back, unless somebody else has it.
+    #[error("{key} is not written while this service does not hold the cluster's lease")]
+    Fenced {
+        /// The object.
+        key: String,
+    },
+    /// What the store gives is not what was stored there, by the store's own checksum, however often it is asked.
+    #[error("{key} has changed in the storage")]
+    Corrupt {
+        /// The object.
         key: String,
         /// What the system said.
         source: io::Error,
@@ -58,7 +119,7 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody doing anything here.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Unavailable { .. } | Error::Full { .. })
+        matches!(self, Error::Unavailable { .. } | Error::Full { .. } | Error::Fenced { .. })
     }
 
     /// Whether the object is simply not there.

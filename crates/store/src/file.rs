@@ -182,7 +182,11 @@ impl FileStore {
         let directory = path.parent().unwrap_or(&self.root);
         self.make_directories(directory)?;
         self.make_directories(&self.path(SCRATCH))?;
-        // Comparing and replacing are two steps; the lock makes them one for everybody who uses this directory.
+        let mut staged = self.stage_named()?;
+        staged.file.write_all(body)?;
+        staged.file.sync_all()?;
+        // Comparing and replacing are two steps; the lock makes them one for everybody who uses this directory. Nothing that takes
+        // time happens while it is held: whoever is stopped then holds up all others.
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -197,10 +201,8 @@ impl FileStore {
         if current.as_ref() != expected {
             return Ok(None);
         }
-        let mut staged = self.stage_named()?;
-        staged.file.write_all(body)?;
-        staged.file.sync_all()?;
         staged.rename(&path)?;
+        drop(lock);
         sync_directory(directory)?;
         Ok(Some(memory::version(body)))
     }
@@ -275,10 +277,20 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// The file and its size. A directory is no object, nor is there one below an object.
+fn open_object(path: &Path) -> io::Result<(File, u64)> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
+        _ => error,
+    })?;
+    let data = file.metadata()?;
+    if data.is_dir() { Err(io::ErrorKind::NotFound.into()) } else { Ok((file, data.len())) }
+}
+
 fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
-    let Some(range) = range else { return Ok(fs::read(path)?.into()) };
-    let mut file = File::open(path)?;
-    let there = file.metadata()?.len().saturating_sub(range.start);
+    let (mut file, size) = open_object(path)?;
+    let range = range.unwrap_or(0..u64::MAX);
+    let there = size.saturating_sub(range.start);
     let wanted = range.end.saturating_sub(range.start).min(there);
     file.seek(SeekFrom::Start(range.start))?;
     let mut bytes = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
@@ -288,7 +300,10 @@ fn read_file(path: &Path, range: Option<Range<u64>>) -> io::Result<Bytes> {
 
 fn list_directory(path: &Path) -> io::Result<Vec<Entry>> {
     let listing = match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // Nothing lies below an object either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
         listing => listing?,
     };
     let mut entries = Vec::new();
@@ -320,6 +335,11 @@ impl Store for FileStore {
     async fn read(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, Error> {
         let name = key.to_string();
         self.blocking("read", name.clone(), move |store| read_file(&store.path(&name), range)).await
+    }
+
+    async fn size(&self, key: &Key) -> Result<u64, Error> {
+        let name = key.to_string();
+        self.blocking("look at", name.clone(), move |store| Ok(open_object(&store.path(&name))?.1)).await
     }
 
     async fn list(&self, directory: &Directory) -> Result<Vec<Entry>, Error> {

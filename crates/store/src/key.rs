@@ -23,13 +23,15 @@ const PART_BYTES_MAX: usize = 255;
 const KEY_BYTES_MAX: usize = 1_000;
 
 fn valid(text: &str) -> bool {
-    let part_is_valid = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.len() <= PART_BYTES_MAX
-            && !part.chars().any(|c| c.is_control() || c == '\\')
-    };
-    text.len() <= KEY_BYTES_MAX && text.split('/').all(part_is_valid)
+    text.len() <= KEY_BYTES_MAX && text.split('/').all(is_part)
+}
+
+/// Whether this can stand between two slashes of a key.
+pub(crate) fn is_part(part: &str) -> bool {
+    !part.is_empty()
+        && !part.starts_with('.')
+        && part.len() <= PART_BYTES_MAX
+        && !part.chars().any(|c| c.is_control() || matches!(c, '\\' | '/'))
 }
 
 impl Key {
