@@ -2,9 +2,13 @@
 //! [`ConnectConfig`] decides what `PGSSLMODE` and its relatives mean.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A password. Its `Debug` prints nothing of it, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,6 +39,50 @@ pub enum Host {
     Tcp(String),
     /// The directory that holds the server's socket.
     Unix(PathBuf),
+    /// A server that the dialer reaches, such as one within this process. Like a socket file it is never encrypted.
+    Dialed(Dialer),
+}
+
+/// A byte stream to a server.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
+type Dial = dyn Fn() -> io::Result<Box<dyn Stream>> + Send + Sync;
+
+/// Reaches a server without the operating system: each call gives a new stream, or says why there is none.
+#[derive(Clone)]
+pub struct Dialer {
+    name: String,
+    dial: Arc<Dial>,
+}
+
+impl Dialer {
+    /// `name` is what messages call the server.
+    pub fn new(
+        name: impl Into<String>,
+        dial: impl Fn() -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
+    ) -> Dialer {
+        Dialer { name: name.into(), dial: Arc::new(dial) }
+    }
+
+    pub(crate) fn dial(&self) -> io::Result<Box<dyn Stream>> {
+        (self.dial)()
+    }
+}
+
+impl PartialEq for Dialer {
+    fn eq(&self, other: &Dialer) -> bool {
+        Arc::ptr_eq(&self.dial, &other.dial)
+    }
+}
+
+impl Eq for Dialer {}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dialer({})", self.name)
+    }
 }
 
 impl Host {
@@ -184,6 +232,7 @@ impl ConnectConfig {
             Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", self.port),
             Host::Tcp(host) => format!("{host}:{}", self.port),
             Host::Unix(directory) => self.socket_path(directory).display().to_string(),
+            Host::Dialed(dialer) => dialer.name.clone(),
         }
     }
 

@@ -68,10 +68,11 @@ mod verifier;
 mod wire;
 
 pub use base_backup::{BackupEvent, BaseBackup, BaseBackupOptions, Tablespace};
-pub use config::{ConnectConfig, Host, ParseSslModeError, Secret, SslMode, Tls};
+pub use config::{ConnectConfig, Dialer, Host, ParseSslModeError, Secret, SslMode, Stream, Tls};
 pub use connection::{Connection, HistoryFile, SlotState, System};
 pub use copy_both::StatusUpdate;
 pub use error::Error;
 pub use sql::SqlClient;
 pub use stream::{StreamEvent, WalStream};
+pub use tls::check_key_permissions;
 pub use tokio_postgres;

@@ -112,6 +112,8 @@ fn host_matches(field: &Field, host: &Host) -> bool {
             directory.to_str().is_some_and(|path| field.matches(path))
                 || is_default && field.matches("localhost")
         }
+        // Whoever hands us a stream can hand us a password.
+        Host::Dialed(_) => false,
     }
 }
 

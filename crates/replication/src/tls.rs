@@ -224,7 +224,7 @@ fn identity(config: &ConnectConfig) -> io::Result<Option<Identity>> {
 }
 
 /// libpq's rule: nobody but us may read a key of ours; a key of root's may be read by its group.
-fn check_key_permissions(path: &Path) -> io::Result<()> {
+pub fn check_key_permissions(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path).map_err(|error| named(path, error))?;
     let us = rustix::process::geteuid().as_raw();
     let forbidden = if metadata.uid() == 0 && us != 0 { 0o037 } else { 0o077 };

@@ -6,18 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::config::{ConnectConfig, Host, SslMode};
+pub(crate) use crate::config::Stream;
+use crate::config::{ConnectConfig, Dialer, Host, SslMode};
 use crate::error::Error;
 use crate::tls::{self, Wish};
-
-/// A byte stream to a server.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
 /// A stream on which nothing has been said yet, except what TLS needs.
 pub(crate) struct Socket {
@@ -37,6 +32,7 @@ impl Socket {
 enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    Dialed(Dialer),
 }
 
 /// The protocol's first words on a fresh socket. A trait rather than an async closure, of which the compiler cannot
@@ -68,6 +64,7 @@ pub(crate) async fn establish<L: Login>(config: &ConnectConfig, login: &L) -> Re
 async fn addresses(config: &ConnectConfig) -> Result<Vec<Address>, Error> {
     let host = match &config.host {
         Host::Unix(directory) => return Ok(vec![Address::Unix(config.socket_path(directory))]),
+        Host::Dialed(dialer) => return Ok(vec![Address::Dialed(dialer.clone())]),
         Host::Tcp(host) => host,
     };
     let found = within(config, async {
@@ -86,7 +83,7 @@ async fn reach<L: Login>(
 ) -> Result<L::Client, Error> {
     let mode = match address {
         Address::Tcp(_) => config.tls.mode,
-        Address::Unix(_) => SslMode::Disable,
+        Address::Unix(_) | Address::Dialed(_) => SslMode::Disable,
     };
     let mut encrypted = false;
     let first =
@@ -113,6 +110,10 @@ async fn attempt<L: Login>(
     let unreachable = |error| unreachable_error(config, error);
     let socket = match address {
         Address::Unix(path) => Socket::plain(UnixStream::connect(path).await.map_err(unreachable)?),
+        Address::Dialed(dialer) => {
+            let stream = dialer.dial().map_err(unreachable)?;
+            Socket { stream, encrypted: false, end_point: None }
+        }
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await.map_err(unreachable)?;
             tune(&stream, config).map_err(unreachable)?;
