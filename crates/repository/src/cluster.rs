@@ -6,8 +6,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgformat::SegmentSize;
 use serde::{Deserialize, Serialize};
+use store::fence::{Fence, FencedStore};
 use store::{Body, Key, Store};
 
+use crate::crypt::{Access, LastOpener};
 use crate::layout::Layout;
 use crate::{Error, document};
 
@@ -16,6 +18,9 @@ use crate::{Error, document};
 pub struct Cluster {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) layout: Layout,
+    pub(crate) access: Arc<Access>,
+    /// The key of the list and maps that were read last, and whose they are.
+    pub(crate) documents: LastOpener,
 }
 
 /// What makes a cluster this cluster; fixed when it is first archived.
@@ -40,7 +45,7 @@ impl Identity {
         SegmentSize::new(self.segment_size).unwrap_or(SegmentSize::DEFAULT)
     }
 
-    fn compare(&self, name: &str, found: &Identity) -> Result<(), Error> {
+    pub(crate) fn compare(&self, name: &str, found: &Identity) -> Result<(), Error> {
         let pairs = [
             ("system identifier", self.system_identifier.to_string(), found.system_identifier.to_string()),
             (
@@ -61,13 +66,23 @@ impl Identity {
 }
 
 impl Cluster {
-    pub(crate) fn new(store: Arc<dyn Store>, layout: Layout) -> Cluster {
-        Cluster { store, layout }
+    /// The same, written to only while the fence is open.
+    pub fn fenced(&self, fence: Arc<Fence>) -> Cluster {
+        Cluster { store: Arc::new(FencedStore::new(self.store.clone(), fence)), ..self.clone() }
+    }
+
+    pub(crate) fn new(store: Arc<dyn Store>, layout: Layout, access: Arc<Access>) -> Cluster {
+        Cluster { store, layout, access, documents: Arc::default() }
     }
 
     /// The name in the repository.
     pub fn name(&self) -> &str {
         self.layout.name()
+    }
+
+    /// The store that the repository is in.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
     }
 
     /// Where the repository is, for messages.

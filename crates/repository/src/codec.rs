@@ -109,6 +109,9 @@ pub enum FrameError {
     /// zstd cannot read it.
     #[error("it does not decompress: {0}")]
     Decompress(std::io::Error),
+    /// It was encrypted with another key, or for another backup, or has changed since.
+    #[error("it does not decrypt with the key of the backup that wrote it")]
+    Decrypt,
     /// It holds fewer bytes than it should.
     #[error("it holds {found} bytes, not {expected}")]
     Length {
@@ -171,11 +174,14 @@ pub fn compress_large(plain: &[u8], level: i32) -> std::io::Result<Vec<u8>> {
 /// The plain bytes of one zstd frame, which has `plain_len` of them, once its stored bytes have been found to have
 /// this checksum.
 pub fn decompress(stored: &[u8], plain_len: usize, expected: &Checksum) -> Result<Vec<u8>, FrameError> {
-    let found = Checksum::of(stored);
-    if found != *expected {
-        return Err(FrameError::Checksum { expected: *expected, found });
-    }
+    check(stored, expected)?;
     decompress_plain(stored, plain_len)
+}
+
+/// Whether stored bytes have this checksum.
+pub(crate) fn check(stored: &[u8], expected: &Checksum) -> Result<(), FrameError> {
+    let found = Checksum::of(stored);
+    if found == *expected { Ok(()) } else { Err(FrameError::Checksum { expected: *expected, found }) }
 }
 
 /// The plain bytes of one zstd frame, which must have `plain_len` of them.

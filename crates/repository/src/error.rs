@@ -69,12 +69,61 @@ pub enum Error {
         /// The address.
         address: String,
     },
+    /// Two repositories that cannot hold the same objects.
+    #[error(
+        "{from} and {to} are different repositories, and one is encrypted; copy into an empty place instead"
+    )]
+    OtherRepository {
+        /// One.
+        from: String,
+        /// The other.
+        to: String,
+    },
     /// No such backup.
     #[error("there is no backup \"{0}\"; `backupctl list` shows the backups there are")]
     NoBackup(String),
     /// Not a name we can use in keys.
     #[error("\"{0}\" cannot be the name of a cluster; use letters, digits, \"_\", \"-\" and \".\"")]
     ClusterName(String),
+    /// Something is encrypted, and there is nothing to read it with.
+    #[error("{key} is encrypted, and no identity is given to read it with")]
+    NoIdentity {
+        /// The object.
+        key: String,
+    },
+    /// Something is encrypted to others than us.
+    #[error("{key} is encrypted, and none of the identities given opens it")]
+    WrongIdentity {
+        /// The object.
+        key: String,
+    },
+    /// Not the public half of an age identity.
+    #[error("\"{0}\" is not an age recipient, which looks like age1… and is what `backupctl key new` prints")]
+    NotARecipient(String),
+    /// More recipients than a repository takes.
+    #[error("a repository takes {} recipients at most", crate::crypt::RECIPIENTS_MAX)]
+    TooManyRecipients,
+    /// The repository is encrypted to others than the configuration says. Whoever owns the storage could have put
+    /// themselves there.
+    #[error(
+        "the repository at {address} is encrypted to {found}, but the configuration says {configured}; nothing is written until the two agree"
+    )]
+    OtherRecipients {
+        /// The repository.
+        address: String,
+        /// Whom its document names.
+        found: String,
+        /// Whom the configuration names.
+        configured: String,
+    },
+    /// Without recipients, everything would be stored plain from then on.
+    #[error(
+        "{0} is the last recipient, and without one everything is stored unencrypted; if that is meant, say --plain"
+    )]
+    LastRecipient(String),
+    /// Not among the recipients.
+    #[error("{0} is not a recipient of the repository; `backupctl key list` shows them")]
+    NoRecipient(String),
     /// Something of ours could not be put into a document.
     #[error("cannot encode {what}")]
     Encode {
@@ -102,7 +151,13 @@ impl Error {
 
     /// Whether content was found that is not what was written, or is gone.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Error::Damaged { .. } | Error::Missing { .. } | Error::Differs { .. })
+        matches!(
+            self,
+            Error::Damaged { .. }
+                | Error::Missing { .. }
+                | Error::Differs { .. }
+                | Error::Store(store::Error::Corrupt { .. })
+        )
     }
 
     pub(crate) fn damaged(key: &store::Key, reason: impl Into<String>) -> Error {

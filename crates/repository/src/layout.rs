@@ -3,8 +3,12 @@
 use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
 use store::{Directory, Key};
 
+use crate::crypt::Purpose;
 use crate::pack::PackName;
 use crate::{BackupId, Error};
+
+/// Where a timeline says which of its WAL was removed on purpose.
+pub(crate) const EXPIRED: &str = "expired";
 
 /// The names below one cluster.
 #[derive(Debug, Clone)]
@@ -67,6 +71,14 @@ impl Layout {
         key(format!("{}/wal/{:08X}/holes/{}.json", self.cluster, timeline.get(), range_name(from, to)))
     }
 
+    pub(crate) fn all_expired(&self, timeline: TimelineId) -> Result<Directory, Error> {
+        directory(format!("{}/wal/{:08X}/{EXPIRED}", self.cluster, timeline.get()))
+    }
+
+    pub(crate) fn expired(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Key, Error> {
+        key(format!("{}/wal/{:08X}/{EXPIRED}/{}.json", self.cluster, timeline.get(), range_name(from, to)))
+    }
+
     fn log(&self, name: SegmentName, size: SegmentSize) -> String {
         format!("{}/wal/{:08X}/{:08X}", self.cluster, name.timeline.get(), name.number / size.per_log())
     }
@@ -113,6 +125,56 @@ impl Layout {
         key(format!("{}/backups/{}/packs/{}", self.cluster, name.backup, name.number))
     }
 
+    pub(crate) fn keys(&self, id: &BackupId) -> Result<Directory, Error> {
+        directory(format!("{}/backups/{id}/keys", self.cluster))
+    }
+
+    /// A key file. The first has no number; those written for later recipients count from 2.
+    pub(crate) fn key(&self, id: &BackupId, purpose: Purpose, number: u32) -> Result<Key, Error> {
+        let number = if number <= 1 { String::new() } else { format!(".{number}") };
+        key(format!("{}/backups/{id}/keys/{purpose}{number}.age", self.cluster))
+    }
+
+    /// What an object's encryption is bound to, besides its key: its name below the cluster.
+    pub(crate) fn context(&self, key: &Key) -> String {
+        let name = key.as_str();
+        name.strip_prefix(&format!("{}/", self.cluster)).unwrap_or(name).to_owned()
+    }
+
+    pub(crate) fn ledgers(&self, name: &str) -> Result<Directory, Error> {
+        directory(format!("{}/state/verify/{name}", self.cluster))
+    }
+
+    /// `path` is a [`crate::ledger::LedgerName`]'s.
+    pub(crate) fn ledger(&self, path: &str) -> Result<Key, Error> {
+        key(format!("{}/state/verify/{path}", self.cluster))
+    }
+
+    pub(crate) fn lease(&self) -> Result<Key, Error> {
+        key(format!("{}/state/lease.json", self.cluster))
+    }
+
+    pub(crate) fn waiting(&self) -> Result<Key, Error> {
+        key(format!("{}/state/waiting.json", self.cluster))
+    }
+
+    pub(crate) fn slots(&self) -> Result<Key, Error> {
+        key(format!("{}/state/slots.json", self.cluster))
+    }
+
+    pub(crate) fn pin(&self, id: &BackupId) -> Result<Key, Error> {
+        key(format!("{}/backups/{id}/pin.json", self.cluster))
+    }
+
+    pub(crate) fn restores(&self) -> Result<Directory, Error> {
+        directory(format!("{}/state/restores", self.cluster))
+    }
+
+    /// `name` is one that [`crate::state::RestoreHeartbeat`] was given.
+    pub(crate) fn restore(&self, name: &str) -> Result<Key, Error> {
+        key(format!("{}/state/restores/{name}.json", self.cluster))
+    }
+
     pub(crate) fn heartbeats(&self) -> Result<Directory, Error> {
         directory(format!("{}/state/backups", self.cluster))
     }
@@ -122,8 +184,16 @@ impl Layout {
     }
 }
 
+/// The number of a key file for this purpose, as [`Layout::key`] has it.
+pub(crate) fn key_number(name: &str, purpose: Purpose) -> Option<u32> {
+    match name.strip_prefix(purpose.as_str())?.strip_suffix(".age")? {
+        "" => Some(1),
+        number => number.strip_prefix('.')?.parse().ok().filter(|number| *number > 1),
+    }
+}
+
 /// `<from>-<to>`, sixteen hexadecimal digits each, so that names sort as positions do.
-fn range_name(from: Lsn, to: Lsn) -> String {
+pub(crate) fn range_name(from: Lsn, to: Lsn) -> String {
     format!("{:016X}-{:016X}", from.0, to.0)
 }
 

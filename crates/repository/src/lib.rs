@@ -24,16 +24,22 @@
 pub mod backup;
 mod cluster;
 pub mod codec;
+pub mod copy;
+pub mod crypt;
 pub mod decimal;
 mod document;
 mod error;
 pub mod files;
 mod layout;
+pub mod lease;
+pub mod ledger;
 pub mod map;
 pub mod pack;
+pub mod pin;
 mod probe;
 pub mod record;
 mod root;
+pub mod slots;
 pub mod state;
 pub mod wal;
 

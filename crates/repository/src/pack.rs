@@ -217,8 +217,9 @@ pub struct Read {
 
 /// Unused bytes between two frames that are cheaper to read than to ask again for.
 const READ_GAP_MAX: u64 = 128 << 10;
-/// Bytes in one read at most; bounds memory, as several reads are under way at once.
-const READ_BYTES_MAX: u64 = 2 << 20;
+/// Bytes in one read at most; bounds memory, as several reads are under way at once. Storage that keeps objects in blocks reads
+/// whole ones, so small reads cost more than they give.
+pub const READ_BYTES_MAX: u64 = 4 << 20;
 
 /// Plans the reads for these frames of one pack, in the order they lie there. A frame asked for twice is read once.
 pub fn coalesce(frames: &[Frame]) -> Vec<Read> {

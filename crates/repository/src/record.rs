@@ -27,6 +27,12 @@ impl BackupId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// When the backup began, to the second.
+    pub fn time(&self) -> DateTime<Utc> {
+        // It was made from a time, or read as one.
+        NaiveDateTime::parse_from_str(&self.0, ID_FORMAT).unwrap_or_default().and_utc()
+    }
 }
 
 impl FromStr for BackupId {
@@ -114,6 +120,10 @@ pub struct Record {
     /// There were more corrupt pages than are listed.
     #[serde(default)]
     pub corrupt_pages_total: u64,
+    /// To whom its list, its maps and its own packs are encrypted: the fingerprint of the recipients. Absent where they are
+    /// plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_to: Option<String>,
 }
 
 /// An object that belongs to one backup only.
@@ -138,6 +148,9 @@ pub struct PackUse {
     pub plain_bytes: u64,
     /// Plain bytes of them that this backup uses.
     pub used_bytes: u64,
+    /// To whom its frames are encrypted, as in [`Record::encrypted_to`]. Absent where they are plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_to: Option<String>,
 }
 
 impl PackUse {
@@ -174,6 +187,7 @@ mod tests {
         let now = "2026-01-02T03:04:05.9Z".parse().unwrap();
         assert_eq!(BackupId::at(now).as_str(), "20260102T030405Z");
         assert_eq!("20260102T030405Z".parse(), Ok(BackupId::at(now)));
+        assert_eq!(BackupId::at(now).time().to_rfc3339(), "2026-01-02T03:04:05+00:00");
         for text in ["", "latest", "../../etc", "20260102T030405", "20261302T030405Z", "20260102T030405Zx"] {
             assert!(text.parse::<BackupId>().is_err(), "{text}");
         }

@@ -1,9 +1,13 @@
-//! What changes: heartbeats of running backups. Losing it loses no data.
+//! What changes: heartbeats of running backups, and of restores. Losing it loses no data.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use store::Key;
 
 use crate::{BackupId, Cluster, Error, document};
+
+/// Characters of a runner that are part of a name.
+const RUNNER_CHARS_MAX: usize = 80;
 
 /// A running backup says that it runs, and what it counts on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,7 +24,60 @@ pub struct Heartbeat {
     pub updated_at: DateTime<Utc>,
 }
 
+/// A restore says that it runs, or did not long ago, and what it counts on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreHeartbeat {
+    /// The backup that is restored.
+    pub backup: BackupId,
+    /// Where it runs: `host/process id`.
+    pub runner: String,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it last said so; the restored server goes on asking for WAL after that.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl RestoreHeartbeat {
+    fn name(&self) -> String {
+        let plain = self.runner.chars().filter(char::is_ascii_alphanumeric);
+        format!("{}{}", BackupId::at(self.started_at), plain.take(RUNNER_CHARS_MAX).collect::<String>())
+    }
+}
+
 impl Cluster {
+    /// Says that a restore runs.
+    pub async fn beat_restore(&self, heartbeat: &RestoreHeartbeat) -> Result<(), Error> {
+        let key = self.layout.restore(&heartbeat.name())?;
+        self.replace_state(&key, document::seal("restore", heartbeat)?).await
+    }
+
+    /// All restores that said so, lately or not. One that cannot be read counts as none.
+    pub async fn restores(&self) -> Result<Vec<RestoreHeartbeat>, Error> {
+        let mut found = Vec::new();
+        for entry in self.store.list_any(&self.layout.restores()?).await? {
+            let Some(name) = entry.name().strip_suffix(".json") else { continue };
+            let key = self.layout.restore(name)?;
+            if let Some((bytes, _)) = self.store.read_version(&key).await? {
+                found.extend(document::open::<RestoreHeartbeat>("restore", &key, &bytes).ok());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Forgets a restore.
+    pub async fn forget_restore(&self, heartbeat: &RestoreHeartbeat) -> Result<(), Error> {
+        Ok(self.store.delete(&self.layout.restore(&heartbeat.name())?).await?)
+    }
+
+    /// Replaces a document of the state, whatever it said.
+    async fn replace_state(&self, key: &Key, body: Vec<u8>) -> Result<(), Error> {
+        let version = self.store.read_version(key).await?.map(|(_, version)| version);
+        match self.store.replace(key, version.as_ref(), body.into()).await {
+            Ok(_) | Err(store::Error::Changed { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Takes a name for a backup that begins, which nobody else has, and says that it runs.
     ///
     /// A name is a second, so whoever meets a taken one takes the next that is free.
@@ -36,7 +93,8 @@ impl Cluster {
                 updated_at: now,
             };
             let body = document::seal("heartbeat", &heartbeat)?;
-            let taken = self.store.read_version(&self.layout.record(&id)?).await?.is_some();
+            // An expired backup of that name may have left packs that others refer to, and a failure would take them along.
+            let taken = !self.store.list_any(&self.layout.backup(&id)?).await?.is_empty();
             match self.store.replace(&self.layout.heartbeat(&id)?, None, body.into()).await {
                 Ok(_) if !taken => return Ok(heartbeat),
                 Ok(_) => self.store.delete(&self.layout.heartbeat(&id)?).await?,
@@ -50,12 +108,7 @@ impl Cluster {
     /// Says that the backup still runs.
     pub async fn beat(&self, heartbeat: &Heartbeat) -> Result<(), Error> {
         let key = self.layout.heartbeat(&heartbeat.id)?;
-        let version = self.store.read_version(&key).await?.map(|(_, version)| version);
-        let body = document::seal("heartbeat", heartbeat)?;
-        match self.store.replace(&key, version.as_ref(), body.into()).await {
-            Ok(_) | Err(store::Error::Changed { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.replace_state(&key, document::seal("heartbeat", heartbeat)?).await
     }
 
     /// The backup runs no more, whether it is published or not.
@@ -63,11 +116,12 @@ impl Cluster {
         Ok(self.store.delete(&self.layout.heartbeat(id)?).await?)
     }
 
-    /// All heartbeats, of living and dead. One that cannot be read counts as none.
+    /// All heartbeats, of living and dead. One that cannot be read counts as none. Where there are several repositories,
+    /// the first has them.
     pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>, Error> {
         let directory = self.layout.heartbeats()?;
         let mut found = Vec::new();
-        for entry in self.store.list(&directory).await? {
+        for entry in self.store.list_any(&directory).await? {
             let Some(id) = entry.name().strip_suffix(".json").and_then(|id| id.parse().ok()) else {
                 continue;
             };

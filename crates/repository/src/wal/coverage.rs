@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
-use store::Entry;
+use store::{Directory, Entry};
 
 use super::{Durable, Frontier, Hole};
 use crate::{Cluster, Error, layout};
 
 /// WAL bytes `[from, to)` that are there without a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
     /// First byte.
     pub from: Lsn,
@@ -39,6 +39,8 @@ pub struct TimelineCoverage {
     pub ranges: Vec<Range>,
     /// What is recorded as missing.
     pub holes: Vec<Hole>,
+    /// What was removed on purpose, in order. Some of it may still be there.
+    pub expired: Vec<Range>,
     /// Whole segments.
     pub segments: u64,
     /// Pieces of segments that are not whole.
@@ -62,6 +64,7 @@ impl TimelineCoverage {
             timeline,
             ranges: Vec::new(),
             holes,
+            expired: Vec::new(),
             segments: 0,
             pieces: 0,
             stored_bytes: 0,
@@ -79,10 +82,23 @@ impl TimelineCoverage {
         self.ranges.iter().find(|range| range.from <= lsn && lsn <= range.to).map(|range| range.to)
     }
 
-    /// Missing ranges between the first and the last byte that no hole explains.
+    /// Missing ranges between the first and the last byte, without what holes explain of them, or that it was removed.
     pub fn unexplained_gaps(&self) -> Vec<Range> {
-        let gaps = self.ranges.windows(2).map(|pair| Range { from: pair[0].to, to: pair[1].from });
-        gaps.filter(|gap| !self.holes.iter().any(|hole| hole.from <= gap.from && gap.to <= hole.to)).collect()
+        let gaps = self
+            .ranges
+            .windows(2)
+            .map(|pair| Range { from: self.behind_holes(pair[0].to), to: pair[1].from });
+        gaps.filter(|gap| gap.from < gap.to).collect()
+    }
+
+    /// The first byte at or after `lsn` whose lack neither a hole explains nor that it was removed.
+    fn behind_holes(&self, lsn: Lsn) -> Lsn {
+        let holes = || self.holes.iter().map(|hole| Range { from: hole.from, to: hole.to });
+        let next = |at: &Lsn| {
+            let mut explained = holes().chain(self.expired.iter().copied());
+            explained.find(|range| range.from <= *at && *at < range.to).map(|range| range.to)
+        };
+        std::iter::successors(Some(lsn), next).last().unwrap_or(lsn)
     }
 
     /// Takes out what lies behind the first unexplained gap, and gives its range: WAL that was written side by side with WAL
@@ -97,12 +113,12 @@ impl TimelineCoverage {
     /// Where archiving goes on: the end of the WAL that is there without a gap, or with none but recorded holes.
     /// `None` when there is neither WAL nor hole.
     pub fn resume_at(&self) -> Option<Lsn> {
-        let gap = self.unexplained_gaps().first().map(|gap| gap.from);
-        let end = gap.or_else(|| self.bounds().map(|bounds| bounds.to));
-        // A hole is recorded before the WAL behind it comes, so the archive may end in one.
-        let behind_hole =
-            self.holes.iter().filter(|hole| end.is_none_or(|end| hole.from <= end)).map(|hole| hole.to).max();
-        end.max(behind_hole.filter(|_| gap.is_none()))
+        if let Some(gap) = self.unexplained_gaps().first() {
+            return Some(gap.from);
+        }
+        // A hole is recorded before the WAL behind it comes, so the archive may end in one, or be nothing else.
+        let end = self.bounds().map(|bounds| bounds.to).or_else(|| self.holes.first().map(|hole| hole.from));
+        end.map(|end| self.behind_holes(end))
     }
 
     /// The frontier that starts at [`TimelineCoverage::resume_at`].
@@ -160,13 +176,14 @@ impl Cluster {
         let mut ranges = Vec::new();
         let directory = self.layout.timeline(timeline)?;
         for log in self.store.list(&directory).await? {
+            if log.name() == layout::EXPIRED {
+                coverage.expired = self.expired(timeline).await?;
+            }
             if log.name().len() != 8 {
                 continue;
             }
             let log = directory.directory(log.name()).map_err(|invalid| Error::ClusterName(invalid.0))?;
-            for entry in self.store.list(&log).await? {
-                self.cover(&mut coverage, &mut ranges, &entry, size).await?;
-            }
+            self.cover_log(&mut coverage, &mut ranges, &log, size).await?;
         }
         let whole = |name: &SegmentName| {
             let segment = Range { from: name.start(size), to: name.end(size) };
@@ -225,9 +242,7 @@ impl Cluster {
                 continue;
             }
             let log = directory.directory(log.name()).map_err(|invalid| Error::ClusterName(invalid.0))?;
-            for entry in self.store.list(&log).await? {
-                self.cover(&mut coverage, &mut ranges, &entry, size).await?;
-            }
+            self.cover_log(&mut coverage, &mut ranges, &log, size).await?;
         }
         coverage.set_ranges(ranges);
         Ok(coverage.end_from(start).filter(|end| *end > start).map(|end| Durable::new(timeline, end)))
@@ -241,6 +256,28 @@ impl Cluster {
     ) -> Result<Option<Durable>, Error> {
         let coverage = self.timeline_coverage(timeline, size).await?;
         Ok(coverage.resume_at().map(|end| Durable::new(timeline, end)))
+    }
+
+    /// Takes in a directory of segments. A segment is whole before its pieces go, so names are listed once more after the
+    /// pieces: a segment that became whole in between has none left, and is seen then.
+    async fn cover_log(
+        &self,
+        coverage: &mut TimelineCoverage,
+        ranges: &mut Vec<Range>,
+        log: &Directory,
+        size: SegmentSize,
+    ) -> Result<(), Error> {
+        let entries = self.store.list(log).await?;
+        for entry in &entries {
+            self.cover(coverage, ranges, entry, size).await?;
+        }
+        if !entries.iter().any(|entry| matches!(entry, Entry::Directory { .. })) {
+            return Ok(());
+        }
+        for entry in self.store.list(log).await?.iter().filter(|entry| !entries.contains(entry)) {
+            self.cover(coverage, ranges, entry, size).await?;
+        }
+        Ok(())
     }
 
     async fn cover(
@@ -282,5 +319,53 @@ impl Cluster {
             Entry::Directory { .. } => None,
         };
         Ok(entries.iter().filter_map(piece).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+
+    fn covered(ranges: &[(u64, u64)], holes: &[(u64, u64)]) -> TimelineCoverage {
+        let hole = |(from, to): &(u64, u64)| Hole {
+            timeline: TimelineId::FIRST,
+            from: Lsn(*from),
+            to: Lsn(*to),
+            cause: String::new(),
+            since: DateTime::UNIX_EPOCH,
+        };
+        let mut covered = TimelineCoverage::new(TimelineId::FIRST, holes.iter().map(hole).collect());
+        covered
+            .set_ranges(ranges.iter().map(|(from, to)| Range { from: Lsn(*from), to: Lsn(*to) }).collect());
+        covered
+    }
+
+    fn gaps(ranges: &[(u64, u64)], holes: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        covered(ranges, holes).unexplained_gaps().iter().map(|gap| (gap.from.0, gap.to.0)).collect()
+    }
+
+    fn resume_at(ranges: &[(u64, u64)], holes: &[(u64, u64)]) -> Option<u64> {
+        covered(ranges, holes).resume_at().map(|lsn| lsn.0)
+    }
+
+    #[test]
+    fn archiving_goes_on_at_the_first_byte_that_is_missing_without_a_reason() {
+        assert_eq!(resume_at(&[], &[]), None);
+        assert_eq!(resume_at(&[(10, 20)], &[]), Some(20));
+        assert_eq!(resume_at(&[(10, 20), (30, 40)], &[]), Some(20));
+        assert_eq!(resume_at(&[(10, 20), (30, 40)], &[(20, 30)]), Some(40));
+        assert_eq!(resume_at(&[(10, 20)], &[(20, 30)]), Some(30), "a hole, and nothing behind it yet");
+        assert_eq!(resume_at(&[(10, 20)], &[(20, 30), (30, 50)]), Some(50));
+        assert_eq!(resume_at(&[], &[(20, 30)]), Some(30), "nothing but a hole");
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_a_hole_is_no_reason_to_record_the_hole_again() {
+        // The segment at 30 was on its way beside the one at 40, and never came.
+        assert_eq!(gaps(&[(10, 20), (40, 50)], &[(20, 30)]), [(30, 40)]);
+        assert_eq!(resume_at(&[(10, 20), (40, 50)], &[(20, 30)]), Some(30));
+        assert_eq!(gaps(&[(10, 20), (30, 40)], &[(20, 30)]), []);
+        assert_eq!(gaps(&[(10, 20), (30, 40)], &[(15, 40)]), []);
     }
 }

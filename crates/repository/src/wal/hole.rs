@@ -32,15 +32,36 @@ impl Cluster {
         }
     }
 
-    /// The holes of a timeline, in the order of their positions.
+    /// The holes of a timeline, in the order of their positions. Of one whose document is damaged its name still says
+    /// from where to where no restore leads, which must not be forgotten, nor archiving end because of it.
     pub async fn holes(&self, timeline: TimelineId) -> Result<Vec<Hole>, Error> {
         let mut holes = Vec::new();
         for entry in self.store.list(&self.layout.holes(timeline)?).await? {
-            if let Some((from, to)) = layout::parse_range(entry.name(), ".json") {
-                let key = self.layout.hole(timeline, from, to)?;
-                holes.push(document::open::<Hole>("hole", &key, &self.store.read(&key, None).await?)?);
+            let Some((from, to)) = layout::parse_range(entry.name(), ".json") else { continue };
+            match self.hole(timeline, from, to).await {
+                Err(Error::Damaged { key, .. }) => holes.push(Hole {
+                    timeline,
+                    from,
+                    to,
+                    cause: format!("not known any more, as {key} is damaged"),
+                    since: DateTime::UNIX_EPOCH,
+                }),
+                // Removed since it was listed.
+                Err(error) if error.is_not_found() => {}
+                hole => holes.push(hole?),
             }
         }
         Ok(holes)
+    }
+
+    /// What is recorded of one hole.
+    pub async fn hole(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<Hole, Error> {
+        let key = self.layout.hole(timeline, from, to)?;
+        document::open("hole", &key, &self.store.read(&key, None).await?)
+    }
+
+    /// What names a hole's document in messages.
+    pub fn hole_key(&self, hole: &Hole) -> Result<String, Error> {
+        Ok(self.layout.hole(hole.timeline, hole.from, hole.to)?.to_string())
     }
 }

@@ -3,14 +3,18 @@
 //! A leading skippable frame holds a document that says what the object is, so that any zstd reads the WAL bytes and
 //! nothing else, and we know what they should be.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
 use serde::{Deserialize, Serialize};
 use store::{Body, Key};
 
+use super::known::{labelled, sum};
 use super::{Range, Stored};
 use crate::codec::{self, Checksum};
+use crate::crypt::{self, Access, Identities, Label, Opened};
 use crate::pack::{Leading, leading, skippable};
 use crate::{Cluster, Error, document};
 
@@ -134,49 +138,73 @@ pub struct EncodedWal {
     key: Key,
     header: WalHeader,
     body: Body,
+    /// What its label says, or would say, of what it holds.
+    sum: Checksum,
 }
 
 /// zstd's level for WAL: what it costs is on the way of every commit.
 const WAL_LEVEL: i32 = 1;
 /// Bytes read first to see an object's header.
-const HEADER_BYTES: u64 = 16 << 10;
+pub(super) const HEADER_BYTES: u64 = 16 << 10;
+/// How often pieces are listed again because one was replaced while they were read. It takes 64 new pieces to replace any.
+const PIECE_LISTINGS_MAX: u32 = 4;
 /// A header longer than this is not one of ours.
 const HEADER_BYTES_MAX: usize = 16 << 20;
+/// The same for an encrypted one: age's own head, and the first chunk, which opens only as a whole.
+const ENCRYPTED_HEADER_BYTES: u64 = HEADER_BYTES + (64 << 10) + 16;
 
 impl Cluster {
     /// A whole segment, compressed and ready to be stored.
     pub async fn encode_segment(&self, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
         let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
-        encode(self.layout.segment(name, stream.segment_size)?, stream, chunk).await
+        encode(self.layout.segment(name, stream.segment_size)?, stream, chunk, &self.access).await
     }
 
     /// WAL of a segment that is not whole yet, compressed and ready to be stored.
     pub async fn encode_piece(&self, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
         let name = SegmentName::containing(stream.timeline, chunk.from, stream.segment_size);
         let to = chunk.from.advance(chunk.plain.len() as u64);
-        encode(self.layout.piece(name, stream.segment_size, chunk.from, to)?, stream, chunk).await
+        encode(self.layout.piece(name, stream.segment_size, chunk.from, to)?, stream, chunk, &self.access)
+            .await
     }
 
     /// Stores WAL durably. Meeting it again is success when it holds the same WAL.
     pub async fn put_wal(&self, wal: &EncodedWal) -> Result<Stored, Error> {
-        let EncodedWal { key, header, body } = wal;
+        let EncodedWal { key, header, body, .. } = wal;
         match self.store.create(key, body.clone()).await {
-            Err(store::Error::Exists { .. }) => {
-                // Ours from before a restart, or somebody else's. Its bytes must be read: a header alone proves nothing.
-                let (found, _) = self.read_wal(key).await?;
-                if found.sha256 != header.sha256 || (found.from, found.to) != (header.from, header.to) {
-                    return Err(Error::Differs { key: key.to_string() });
-                }
-            }
+            Err(store::Error::Exists { .. }) if self.holds_same(wal).await? => {}
+            Err(store::Error::Exists { .. }) => return Err(Error::Differs { key: key.to_string() }),
             result => result?,
         }
         Ok(Stored { timeline: header.timeline, from: header.from, to: header.to })
     }
 
+    /// Whether the object that is there, ours from before a restart or somebody else's, holds the same WAL. Its bytes must be
+    /// read: a header alone proves nothing. Where they cannot be, the label and the object's size have to do.
+    async fn holds_same(&self, wal: &EncodedWal) -> Result<bool, Error> {
+        let EncodedWal { key, header, sum, .. } = wal;
+        let object = self.store.read(key, None).await?;
+        match self.decode_wal(key, object.clone()).await {
+            Ok((found, _)) => {
+                Ok(found.sha256 == header.sha256 && (found.from, found.to) == (header.from, header.to))
+            }
+            Err(Error::NoIdentity { .. } | Error::WrongIdentity { .. }) => {
+                Ok(labelled(key, &object, object.len() as u64)?.sum == *sum)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn read_wal(&self, key: &Key) -> Result<(WalHeader, Bytes), Error> {
         let object = self.store.read(key, None).await?;
-        let key_again = key.clone();
-        tokio::task::spawn_blocking(move || decode(&key_again, &object)).await.unwrap_or_else(|cause| {
+        self.decode_wal(key, object).await
+    }
+
+    /// The header and the plain bytes of a WAL object, on another thread.
+    pub(crate) async fn decode_wal(&self, key: &Key, object: Bytes) -> Result<(WalHeader, Bytes), Error> {
+        let (key_again, access) = (key.clone(), self.access.clone());
+        let decode = move || decode(&key_again, &object, &access.keys.identities);
+        tokio::task::spawn_blocking(decode).await.unwrap_or_else(|cause| {
             let source = std::io::Error::other(cause);
             Err(store::Error::Unavailable { action: "decompress", key: key.to_string(), source }.into())
         })
@@ -212,15 +240,13 @@ impl Cluster {
     ///
     /// Pieces may overlap: one that is damaged does no harm where another holds the same WAL.
     pub async fn read_pieces(&self, name: SegmentName, size: SegmentSize) -> Result<Vec<u8>, Error> {
-        let pieces: Vec<Range> = self.pieces(name, size).await?.into_iter().map(|(range, _)| range).collect();
+        let mut pieces = self.pieces(name, size).await?;
         let mut plain = Vec::new();
+        let mut listings_left = PIECE_LISTINGS_MAX;
         loop {
             let at = name.start(size).advance(plain.len() as u64);
-            let mut next: Vec<Range> =
-                pieces.iter().filter(|range| range.from <= at && at < range.to).copied().collect();
-            next.sort_by_key(|range| std::cmp::Reverse(range.to));
-            let mut damage = None;
-            for range in next {
+            let (mut damage, mut gone) = (None, false);
+            for (range, _) in pieces_at(&pieces, at) {
                 match self.read_piece(name, size, range).await {
                     Ok((_, bytes)) => {
                         let skip = usize::try_from(at.since(range.from)).unwrap_or(usize::MAX);
@@ -230,16 +256,37 @@ impl Cluster {
                     }
                     Err(error) if error.is_damage() => drop(damage.get_or_insert(error)),
                     // Another piece, or the whole segment, has taken its place since it was listed.
-                    Err(error) if error.is_not_found() => {}
+                    Err(error) if error.is_not_found() => gone = true,
                     Err(error) => return Err(error),
                 }
             }
             if let Some(damage) = damage {
                 return Err(damage);
             }
-            if name.start(size).advance(plain.len() as u64) == at {
+            if name.start(size).advance(plain.len() as u64) > at {
+                continue;
+            }
+            if !gone || listings_left == 0 {
                 return Ok(plain);
             }
+            listings_left -= 1;
+            pieces = self.pieces(name, size).await?;
+        }
+    }
+
+    /// The WAL there is of a segment: all of it, or as far as its pieces lead; empty when there is none.
+    ///
+    /// Whatever was there when the call began is in it, though the archive goes on meanwhile.
+    pub async fn read_available(&self, name: SegmentName, size: SegmentSize) -> Result<Bytes, Error> {
+        match self.read_segment(name, size).await {
+            Err(error) if error.is_not_found() => {}
+            read => return Ok(read?.1),
+        }
+        let pieces = self.read_pieces(name, size).await?;
+        // A segment is whole before its pieces go: where pieces were missing for that reason, it is there by now.
+        match self.read_segment(name, size).await {
+            Err(error) if error.is_not_found() => Ok(pieces.into()),
+            read => Ok(read?.1),
         }
     }
 
@@ -262,17 +309,29 @@ impl Cluster {
         self.wal_header(&self.layout.piece(name, size, range.from, range.to)?).await
     }
 
-    async fn wal_header(&self, key: &Key) -> Result<Option<WalHeader>, Error> {
+    pub(super) async fn wal_header(&self, key: &Key) -> Result<Option<WalHeader>, Error> {
         let mut wanted = HEADER_BYTES;
         loop {
             let bytes = match self.store.read(key, Some(0..wanted)).await {
                 Err(store::Error::NotFound { .. }) => return Ok(None),
                 bytes => bytes?,
             };
+            let complete = (bytes.len() as u64) < wanted;
+            if crypt::is_age(&bytes) && !complete && wanted < ENCRYPTED_HEADER_BYTES {
+                wanted = ENCRYPTED_HEADER_BYTES;
+                continue;
+            }
+            let overhead = if crypt::is_age(&bytes) { ENCRYPTED_HEADER_BYTES } else { 0 };
+            let bytes = open_start(key, bytes, &self.access.keys.identities)?;
             match leading(&bytes) {
                 Leading::Whole(payload, _) => return document::open("wal", key, payload).map(Some),
-                Leading::Need(len) if len <= HEADER_BYTES_MAX && (bytes.len() as u64) == wanted => {
-                    wanted = len as u64
+                Leading::Need(len) if len <= HEADER_BYTES_MAX && !complete => {
+                    // Each chunk has a tag, which is less than a thousandth of it.
+                    let more = len as u64 + if overhead > 0 { overhead + len as u64 / 1024 } else { 0 };
+                    if more <= wanted {
+                        return Err(Error::damaged(key, "its header does not decrypt"));
+                    }
+                    wanted = more;
                 }
                 Leading::Need(_) => return Err(Error::damaged(key, "it ends within its header")),
                 Leading::Foreign => {
@@ -353,7 +412,12 @@ impl Cluster {
 }
 
 /// Compresses on another thread. The plain bytes are gone when this returns, however long storing then takes.
-async fn encode(key: Key, stream: &WalStream, chunk: WalChunk) -> Result<EncodedWal, Error> {
+async fn encode(
+    key: Key,
+    stream: &WalStream,
+    chunk: WalChunk,
+    access: &Arc<Access>,
+) -> Result<EncodedWal, Error> {
     let WalStream { system_identifier, timeline, .. } = *stream;
     let compressed = tokio::task::spawn_blocking(move || {
         let WalChunk { from, plain, facts, durable } = chunk;
@@ -369,12 +433,59 @@ async fn encode(key: Key, stream: &WalStream, chunk: WalChunk) -> Result<Encoded
         key: key.to_string(),
         source,
     })?;
-    let mut body = Body::from(skippable(&document::seal("wal", &header)?));
-    body.push(stored.into());
-    Ok(EncodedWal { key, header, body })
+    let head = skippable(&document::seal("wal", &header)?);
+    let sum = sum(access, &header);
+    if access.recipients.is_empty() {
+        let mut body = Body::from(head);
+        body.push(stored.into());
+        return Ok(EncodedWal { key, header, body, sum });
+    }
+    let label = Label { sum, durable: header.durable, plain_bytes: (head.len() + stored.len()) as u64 };
+    let access = access.clone();
+    let encrypt = move || crypt::encrypt(&access.recipients, &[], Some(&label), &[&head, &stored]);
+    let encrypted =
+        tokio::task::spawn_blocking(encrypt).await.unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+    let object = encrypted.map_err(|source| store::Error::Unavailable {
+        action: "encrypt",
+        key: key.to_string(),
+        source,
+    })?;
+    Ok(EncodedWal { key, header, body: object.into(), sum })
 }
 
-fn check_place(key: &Key, header: &WalHeader, timeline: TimelineId, range: Range) -> Result<(), Error> {
+/// The plain bytes of the start of an object.
+fn open_start(key: &Key, start: Bytes, identities: &Identities) -> Result<Bytes, Error> {
+    if !crypt::is_age(&start) {
+        return Ok(start);
+    }
+    if identities.is_empty() {
+        return Err(Error::NoIdentity { key: key.to_string() });
+    }
+    opened(key, crypt::open_start(&start, identities, start.len() as u64))
+}
+
+fn opened(key: &Key, opened: Opened) -> Result<Bytes, Error> {
+    match opened {
+        Opened::Plain(plain) => Ok(plain.into()),
+        Opened::NotForUs => Err(Error::WrongIdentity { key: key.to_string() }),
+        Opened::Damaged(reason) => Err(Error::damaged(key, reason)),
+    }
+}
+
+/// The pieces that hold the byte at `at`, the longest first.
+pub(super) fn pieces_at(pieces: &[(Range, u64)], at: Lsn) -> Vec<(Range, u64)> {
+    let mut next: Vec<(Range, u64)> =
+        pieces.iter().filter(|(range, _)| range.from <= at && at < range.to).copied().collect();
+    next.sort_by_key(|(range, _)| std::cmp::Reverse(range.to));
+    next
+}
+
+pub(crate) fn check_place(
+    key: &Key,
+    header: &WalHeader,
+    timeline: TimelineId,
+    range: Range,
+) -> Result<(), Error> {
     if header.timeline == timeline && (header.from, header.to) == (range.from, range.to) {
         return Ok(());
     }
@@ -385,7 +496,16 @@ fn check_place(key: &Key, header: &WalHeader, timeline: TimelineId, range: Range
     Err(Error::damaged(key, reason))
 }
 
-fn decode(key: &Key, object: &[u8]) -> Result<(WalHeader, Bytes), Error> {
+fn decode(key: &Key, object: &[u8], identities: &Identities) -> Result<(WalHeader, Bytes), Error> {
+    let decrypted;
+    let object = match crypt::is_age(object) {
+        false => object,
+        true if identities.is_empty() => return Err(Error::NoIdentity { key: key.to_string() }),
+        true => {
+            decrypted = opened(key, crypt::open(object, identities))?;
+            &decrypted
+        }
+    };
     let Leading::Whole(payload, stored) = leading(object) else {
         return Err(Error::damaged(key, "it does not start with a whole header of ours"));
     };
@@ -407,7 +527,6 @@ fn decode(key: &Key, object: &[u8]) -> Result<(WalHeader, Bytes), Error> {
 mod tests {
     use super::*;
     use crate::Repository;
-    use std::sync::Arc;
     use store::memory::MemoryStore;
 
     const STREAM: WalStream = WalStream {
