@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgformat::{History, Lsn, SegmentSize, TimelineId};
 use repository::backup::Backups;
 use repository::wal::{Coverage, Range};
-use repository::{Cluster, Identity};
+use repository::{Cluster, Identity, Record};
 
 use crate::Error;
 
@@ -69,14 +69,10 @@ impl Catalog {
             let Some(gap) = covered.unexplained_gaps().first().copied() else { continue };
             let newest =
                 cluster.wal_objects(*timeline, size).await?.into_iter().max_by_key(|object| object.range.to);
-            let header = match newest {
-                Some(object) if object.whole => cluster.segment_header(object.name, size).await,
-                Some(object) => cluster.piece_header(object.name, size, object.range).await,
-                None => continue,
-            };
+            let Some(newest) = newest else { continue };
             // A damaged header says nothing, so the gap stays what it looks like: a loss.
-            let Some(header) = header.ok().flatten() else { continue };
-            if header.durable <= gap.from {
+            let Some(durable) = cluster.durable_before(&newest, size).await.ok().flatten() else { continue };
+            if durable <= gap.from {
                 self.unacknowledged.extend(covered.cut_at_gap().map(|range| (*timeline, range)));
             }
         }
@@ -129,6 +125,12 @@ impl Catalog {
     }
 }
 
+/// Whether the path goes through the backup.
+pub(crate) fn is_on(record: &Record, path: &[Step]) -> bool {
+    let step = path.iter().find(|step| step.timeline == record.timeline);
+    step.is_some_and(|step| step.end.is_none_or(|end| record.stop_lsn <= end))
+}
+
 /// How far a path leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
@@ -160,6 +162,7 @@ mod tests {
                 timeline: timeline(*number),
                 ranges: ranges.iter().map(range).collect(),
                 holes: Vec::new(),
+                expired: Vec::new(),
                 segments: 0,
                 pieces: 0,
                 stored_bytes: 0,

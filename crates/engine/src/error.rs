@@ -42,6 +42,12 @@ pub enum Error {
     /// The backup that came is not what the server says it sent.
     #[error("the backup is not what the server sent: {0}")]
     BadBackup(String),
+    /// A failover came in between, or WAL was lost.
+    #[error("{reason}")]
+    Overtaken {
+        /// What was left, and where.
+        reason: String,
+    },
     /// WAL that should be coming is not.
     #[error("{reason}")]
     WalNotArchived {
@@ -72,6 +78,12 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Of several nodes, none will do.
+    #[error("{reason}")]
+    NoNode {
+        /// Why, node by node.
+        reason: String,
+    },
     /// We were told to stop.
     #[error("stopped before it was finished")]
     Stopped,
@@ -88,6 +100,7 @@ impl Error {
         match self {
             Error::Server(error) => error.is_transient(),
             Error::Repository(error) => error.is_transient(),
+            Error::NoNode { .. } => true,
             _ => false,
         }
     }

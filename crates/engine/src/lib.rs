@@ -6,13 +6,17 @@ pub mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod check;
+pub mod drill;
 mod error;
 pub mod expire;
 pub mod fetch;
-mod follow;
+pub mod follow;
+pub mod lease;
 pub mod restore;
 mod server;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod verify;
 mod wal;
 

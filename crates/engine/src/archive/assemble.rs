@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use pgformat::wal::{Decoder, Expect, Progress, WalError, WalEvent, timestamp_to_unix_micros};
 use pgformat::{Lsn, SegmentSize};
-use repository::wal::{RestorePoint, WalChunk, WalFacts};
+use repository::wal::{KnownWal, RestorePoint, WalChunk, WalFacts};
 
 /// WAL that is ready to be stored.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Assembler {
     start: Lsn,
     buffer: Vec<u8>,
     /// Durable bytes from the start of the segment, which come again after a restart and must be the same.
-    known: Vec<u8>,
+    known: KnownWal,
     /// What lies before this is in a piece, or on its way into one.
     cut: Lsn,
     segment_facts: WalFacts,
@@ -54,13 +54,13 @@ pub(super) struct Assembler {
 
 impl Assembler {
     /// Starts at a segment's start, of which `known` is durable.
-    pub(super) fn new(expect: Expect, start: Lsn, known: Vec<u8>) -> Assembler {
+    pub(super) fn new(expect: Expect, start: Lsn, known: KnownWal) -> Assembler {
         Assembler {
             size: expect.segment_size,
             decoder: Decoder::new(expect, start),
             start,
             buffer: Vec::with_capacity(expect.segment_size.len()),
-            cut: start.advance(known.len() as u64),
+            cut: start.advance(known.len()),
             known,
             segment_facts: WalFacts::default(),
             cut_facts: WalFacts::default(),
@@ -91,11 +91,7 @@ impl Assembler {
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), Refused> {
-        let at = self.buffer.len();
-        let known = self.known.get(at..).unwrap_or_default();
-        if let Some(differs) = known.iter().zip(data).position(|(known, new)| known != new) {
-            return Err(Refused::Differs(self.received().advance(differs as u64)));
-        }
+        self.compare(data)?;
         let (segment_facts, cut_facts, cut) = (&mut self.segment_facts, &mut self.cut_facts, self.cut);
         let mut note = |event: WalEvent| {
             add_event(segment_facts, &event);
@@ -108,6 +104,31 @@ impl Assembler {
             return Err(Refused::Ended(lsn));
         }
         self.buffer.extend_from_slice(data);
+        self.recognise(data.len())
+    }
+
+    /// What is durable and can be read must come again byte for byte.
+    fn compare(&self, data: &[u8]) -> Result<(), Refused> {
+        let KnownWal::Plain(known) = &self.known else { return Ok(()) };
+        let known = known.get(self.buffer.len()..).unwrap_or_default();
+        match known.iter().zip(data).position(|(known, new)| known != new) {
+            Some(differs) => Err(Refused::Differs(self.received().advance(differs as u64))),
+            None => Ok(()),
+        }
+    }
+
+    /// What is durable and cannot be read is recognised once all of a piece has come; nothing behind it is stored before.
+    fn recognise(&self, new_bytes: usize) -> Result<(), Refused> {
+        let KnownWal::Labelled { pieces, .. } = &self.known else { return Ok(()) };
+        let index = |lsn: Lsn| usize::try_from(lsn.since(self.start)).unwrap_or(usize::MAX);
+        let before = self.buffer.len() - new_bytes;
+        let complete = |end: usize| before < end && end <= self.buffer.len();
+        for piece in pieces.iter().filter(|piece| complete(index(piece.range.to))) {
+            let bytes = self.buffer.get(index(piece.range.from)..index(piece.range.to));
+            if !bytes.is_some_and(|bytes| piece.holds(bytes)) {
+                return Err(Refused::Differs(piece.range.from));
+            }
+        }
         Ok(())
     }
 
@@ -117,7 +138,7 @@ impl Assembler {
         let chunk =
             Chunk { from: self.start, plain: buffer.into(), facts: std::mem::take(&mut self.segment_facts) };
         self.cut_facts = WalFacts::default();
-        self.known = Vec::new();
+        self.known = KnownWal::Plain(Vec::new());
         self.start = next;
         self.cut = next;
         chunk

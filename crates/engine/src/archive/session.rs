@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembler, Chunk, Refused};
 use super::open::{self, Opened};
-use super::{ArchiveConfig, ArchiveStatus, Ended, synchronous};
+use super::{ArchiveConfig, ArchiveStatus, Ended, Target, synchronous};
 use crate::Error;
 use crate::server::Server;
 
@@ -30,6 +30,10 @@ const PIECES_MAX: u32 = 64;
 const SEGMENT_BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 /// Clean-ups under way at once, at most.
 const CLEANUPS_MAX: usize = 4;
+/// For whatever comes before a piece is cut and after it is durable.
+const PIECE_MARGIN: Duration = Duration::from_millis(50);
+/// How much of the longest time that a piece took is still reckoned with after the next one.
+const PIECE_TIME_KEPT: f64 = 0.9;
 /// How long a stop waits for what was received to become durable.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Time between two tries to write to a repository that cannot be written to.
@@ -39,24 +43,29 @@ const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Opens a stream and archives it until something ends it.
 pub(super) async fn attempt(
     config: &ArchiveConfig,
+    target: &Target,
     cluster: &Cluster,
     status: &watch::Sender<ArchiveStatus>,
     shutdown: &CancellationToken,
 ) -> Result<Ended, Error> {
     let opened = tokio::select! {
+        biased;
         () = shutdown.cancelled() => return Ok(Ended::Stopped),
-        opened = open::open(config, cluster) => opened?,
+        opened = open::open(config, target, cluster, status) => opened?,
     };
     let Some(opened) = opened else { return Ok(Ended::Again) };
     let (synchronous, watched) = watch::channel(opened.server.synchronous);
     let wal_came = Arc::new(Notify::new());
-    let watcher = tokio::spawn(synchronous::watch(config.connect.clone(), synchronous, wal_came.clone()));
+    // A set, so that the watcher ends with the session however that ends.
+    let mut watcher = JoinSet::new();
+    watcher.spawn(synchronous::watch(target.connect.clone(), synchronous, wal_came.clone()));
     let mut session = Session::new(config, cluster, status, opened, watched, wal_came);
     let ended = session.run(shutdown).await;
-    watcher.abort();
+    watcher.shutdown().await;
     match ended {
         Err(Error::Server(error)) if open::leaves_a_hole(&error) => {
-            open::record_hole(config, cluster, &session.server, session.frontier.durable(), &error).await?;
+            let durable = session.frontier.durable();
+            open::give_up(config, target, cluster, &session.server, durable, error, status).await?;
             Ok(Ended::Again)
         }
         ended => ended,
@@ -89,6 +98,12 @@ struct Session<'a> {
     replaces_pieces: bool,
     /// Since when WAL waits to be cut into a piece.
     waiting_since: Option<Instant>,
+    /// When the piece under way was cut, and how long pieces have lately taken to become durable.
+    piece_cut_at: Option<Instant>,
+    piece_takes: Duration,
+    /// Nothing of the timeline is durable yet. Until something is, nothing is written beside its first segment: what came after it
+    /// would, if we died in between, look like the beginning of the archive, and be acknowledged.
+    begins: bool,
     server_end: Lsn,
     acknowledged: Lsn,
     /// The server has sent something: it has the WAL we asked for. Before, it must not be told where we are: it would set the slot back
@@ -135,6 +150,7 @@ impl<'a> Session<'a> {
             stream: opened.stream,
             assembler: opened.assembler,
             frontier: opened.frontier,
+            begins: opened.begins,
             synchronous,
             wal_came,
             segments: JoinSet::new(),
@@ -144,6 +160,8 @@ impl<'a> Session<'a> {
             piece_count: u32::try_from(opened.pieces).unwrap_or(u32::MAX),
             replaces_pieces: false,
             waiting_since: None,
+            piece_cut_at: None,
+            piece_takes: Duration::ZERO,
             acknowledged: Lsn::INVALID,
             confirmed: false,
         }
@@ -178,27 +196,36 @@ impl<'a> Session<'a> {
         shutdown: &CancellationToken,
         ticks: &mut tokio::time::Interval,
     ) -> Result<Happened, Error> {
-        let room = self.segments.len() < self.in_flight_max && self.ahead() < self.in_flight_max;
+        let room = self.segments.len() < self.in_flight_max
+            && self.ahead() < self.in_flight_max
+            && !self.first_is_under_way();
         let flush_at = self
             .waiting_since
-            .filter(|_| self.piece.is_empty())
-            .map(|since| since + self.config.flush_interval);
+            .filter(|_| self.piece.is_empty() && !self.first_is_under_way())
+            .map(|since| since + waits_at_most(self.config.flush_interval, self.piece_takes));
         let flush_is_due = async {
             match flush_at {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
+        // In this order: what is finished counts before more is taken in, and a stream that never rests holds up nothing.
         Ok(tokio::select! {
+            biased;
             () = shutdown.cancelled() => Happened::Stop,
             Some(done) = self.segments.join_next() => Happened::Segment(joined(done)),
             Some(done) = self.piece.join_next() => Happened::Piece(joined(done)),
             Some(_) = self.cleanups.join_next() => Happened::Cleaned,
-            event = self.wal.next(), if room => Happened::Stream(event?),
             () = flush_is_due => Happened::FlushIsDue,
             _ = ticks.tick() => Happened::StatusIsDue,
             Ok(()) = self.synchronous.changed() => Happened::SynchronousChanged,
+            event = self.wal.next(), if room => Happened::Stream(event?),
         })
+    }
+
+    /// The timeline's first segment is being stored, and nothing of the timeline is durable.
+    fn first_is_under_way(&self) -> bool {
+        self.begins && !self.segments.is_empty()
     }
 
     /// Whole segments between what is durable and what is being received. One that cannot be stored holds up the rest.
@@ -211,6 +238,7 @@ impl<'a> Session<'a> {
         match happened {
             Happened::Segment(stored) => {
                 self.frontier.add(stored?);
+                self.begins = false;
                 self.acknowledge().await
             }
             Happened::Piece(stored) => {
@@ -291,6 +319,9 @@ impl<'a> Session<'a> {
     }
 
     fn cut_piece(&mut self) {
+        if self.first_is_under_way() {
+            return;
+        }
         self.waiting_since = None;
         if !self.assembler.has_waiting() {
             return;
@@ -299,6 +330,7 @@ impl<'a> Session<'a> {
         let chunk =
             if self.replaces_pieces { self.assembler.cut_whole_piece() } else { self.assembler.cut_piece() };
         self.piece_count = if self.replaces_pieces { 1 } else { self.piece_count + 1 };
+        self.piece_cut_at = Some(Instant::now());
         self.with_pieces.insert(SegmentName::containing(
             self.stream.timeline,
             chunk.from,
@@ -314,6 +346,10 @@ impl<'a> Session<'a> {
 
     fn piece_is_stored(&mut self, stored: Stored) {
         self.frontier.add(stored);
+        self.begins = false;
+        let took = self.piece_cut_at.take().map_or(Duration::ZERO, |cut_at| cut_at.elapsed());
+        // The longest of late: an average would make half of them late.
+        self.piece_takes = took.max(self.piece_takes.mul_f64(PIECE_TIME_KEPT));
         if std::mem::take(&mut self.replaces_pieces) {
             let (cluster, size) = (self.cluster.clone(), self.stream.segment_size);
             let name = SegmentName::containing(self.stream.timeline, stored.from(), size);
@@ -380,6 +416,7 @@ impl<'a> Session<'a> {
             if begins {
                 status.server = Some(self.server.clone());
                 status.problem = None;
+                status.lacking = None;
                 status.since = Some((self.config.clock)());
             }
             status.durable = Some(durable);
@@ -417,11 +454,13 @@ impl<'a> Session<'a> {
                 self.cut_piece();
             }
             let stored = tokio::select! {
+                biased;
                 Some(done) = self.segments.join_next() => joined(done)?,
                 Some(done) = self.piece.join_next() => joined(done)?,
                 else => break,
             };
             self.frontier.add(stored);
+            self.begins = false;
         }
         self.start_cleanups();
         while self.cleanups.join_next().await.is_some() {}
@@ -431,6 +470,12 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// How long WAL may wait for more, to be durable within `flush_interval`. A storage that takes long shortens that by half
+/// at most, as every piece costs.
+fn waits_at_most(flush_interval: Duration, piece_takes: Duration) -> Duration {
+    flush_interval.saturating_sub(piece_takes + PIECE_MARGIN).max(flush_interval / 2)
 }
 
 fn joined(done: Result<Result<Stored, Error>, JoinError>) -> Result<Stored, Error> {
@@ -462,7 +507,12 @@ where
             Err(error) => Error::from(error),
         };
         let waits = error.is_transient()
-            || matches!(&error, Error::Repository(repository::Error::Store(store::Error::Denied { .. })));
+            || matches!(
+                &error,
+                Error::Repository(repository::Error::Store(
+                    store::Error::Denied { .. } | store::Error::Refused { .. }
+                ))
+            );
         if !waits {
             return Err(error);
         }

@@ -14,10 +14,12 @@ mod tar;
 mod wait;
 mod work;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use replication::{BaseBackup, BaseBackupOptions, ConnectConfig};
+use repository::crypt::BackupKeys;
 use repository::record::Tablespace;
 use repository::state::Heartbeat;
 use repository::{BackupId, Cluster, Record};
@@ -115,32 +117,70 @@ pub async fn run(
     let parent = open_parent(cluster).await?;
     heartbeat.parent = parent.as_ref().map(|parent| parent.record().id.clone());
     cluster.beat(&heartbeat).await?;
+    // Whoever expires backups looks at heartbeats after he has removed a record, so one of us two sees the other.
+    let parent = match parent {
+        Some(parent) if cluster.record(&parent.record().id).await.is_err() => {
+            heartbeat.parent = None;
+            cluster.beat(&heartbeat).await?;
+            None
+        }
+        parent => parent,
+    };
+    let keys = match cluster.make_backup_keys(&heartbeat.id).await {
+        Ok(keys) => keys,
+        Err(error) => {
+            abandon(cluster, &heartbeat.id).await;
+            return Err(error.into());
+        }
+    };
     progress.send_modify(|progress| {
         progress.id = Some(heartbeat.id.clone());
         progress.phase = Phase::Checkpoint;
     });
 
     let taken = tokio::select! {
-        taken = take(config, cluster, request, progress, connection, &server, &heartbeat, parent) => taken,
+        taken = take(config, cluster, request, progress, connection, &server, &heartbeat, parent, keys) => taken,
         beating = beat(config, cluster, heartbeat.clone()) => Err(beating),
         () = shutdown.cancelled() => Err(Error::Stopped),
     };
-    if taken.is_err() {
-        discard(cluster, &heartbeat.id).await;
-    }
-    if let Err(error) = cluster.end_backup(&heartbeat.id).await {
-        tracing::info!("the backup's heartbeat could not be removed: {error}");
+    match &taken {
+        Err(_) => abandon(cluster, &heartbeat.id).await,
+        Ok(_) => end(cluster, &heartbeat.id).await,
     }
     taken
 }
 
-/// The newest backup that can be read.
+async fn end(cluster: &Cluster, id: &BackupId) {
+    if let Err(error) = cluster.end_backup(id).await {
+        tracing::info!("the backup's heartbeat could not be removed: {error}");
+    }
+}
+
+async fn abandon(cluster: &Cluster, id: &BackupId) {
+    discard(cluster, id).await;
+    end(cluster, id).await;
+}
+
+/// The newest backup that can be read, of those that every repository has.
 async fn open_parent(cluster: &Cluster) -> Result<Option<Parent>, Error> {
-    let Some(record) = cluster.backups().await?.records.pop() else { return Ok(None) };
+    let mut records = cluster.backups().await?.records;
+    while let Some(newest) = records.last()
+        && !cluster.is_everywhere(&newest.id).await?
+    {
+        records.pop();
+    }
+    let Some(record) = records.pop() else { return Ok(None) };
     let id = record.id.clone();
     match Parent::open(cluster, record).await {
         Ok(parent) => Ok(Some(parent)),
         Err(error) if error.is_transient() => Err(error.into()),
+        Err(repository::Error::NoIdentity { .. } | repository::Error::WrongIdentity { .. }) => {
+            tracing::warn!(
+                backup = %id,
+                "the previous backup's maps cannot be read, so everything is stored anew; a service identity (DRYDOCK_SERVICE_IDENTITY_FILE) lets backups refer to earlier ones"
+            );
+            Ok(None)
+        }
         Err(error) => {
             tracing::warn!(backup = %id, "nothing is shared with the previous backup: {error}");
             Ok(None)
@@ -171,6 +211,7 @@ async fn take(
     server: &Server,
     heartbeat: &Heartbeat,
     parent: Option<Parent>,
+    keys: Option<Arc<BackupKeys>>,
 ) -> Result<Record, Error> {
     let options = BaseBackupOptions {
         label: format!("drydock {}", heartbeat.id),
@@ -190,16 +231,19 @@ async fn take(
     });
 
     let parent_record = parent.as_ref().map(|parent| parent.record().clone());
-    let copied = stream::copy(config, cluster, server, &heartbeat.id, base, parent, progress).await?;
+    let encrypted_to = keys.as_ref().map(|keys| keys.encrypted_to.clone());
+    let copied = stream::copy(config, cluster, server, &heartbeat.id, base, parent, keys, progress).await?;
     let (stop_lsn, stop_timeline) = copied.end;
     if stop_timeline != timeline {
-        return Err(Error::BadBackup(format!(
-            "it began on timeline {timeline} and ended on {stop_timeline}: the server was promoted meanwhile"
-        )));
+        let reason = format!(
+            "the backup began on timeline {timeline} and ended on {stop_timeline}: there was a promotion meanwhile"
+        );
+        return Err(Error::Overtaken { reason });
     }
     progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
     let durable =
-        wait::until_durable(cluster, server, timeline, start_lsn, stop_lsn, config.wal_wait).await?;
+        wait::until_durable(cluster, server.segment_size, timeline, start_lsn, stop_lsn, config.wal_wait)
+            .await?;
 
     let packed = copied.packed;
     let unlisted = packed.suspects_total - packed.suspects.len() as u64;
@@ -237,6 +281,7 @@ async fn take(
         // What is not listed was not read again either.
         corrupt_pages_total: unlisted + corrupt_pages.len() as u64,
         corrupt_pages,
+        encrypted_to,
     };
     cluster.publish(&record, &durable).await?;
     progress.send_modify(|progress| progress.phase = Phase::Published);

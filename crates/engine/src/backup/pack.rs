@@ -1,7 +1,9 @@
 //! Finishing in order: frames into packs, places into maps, files into the list.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use repository::crypt::BackupKeys;
 use repository::files::{FileEntry, FileKind, FileListWriter};
 use repository::map::{MapBuilder, Place};
 use repository::pack::{Frame, PackBuilder, PackName};
@@ -36,6 +38,7 @@ pub(super) struct Packed {
 pub(super) struct Packer {
     cluster: Cluster,
     id: BackupId,
+    keys: Option<Arc<BackupKeys>>,
     list: FileListWriter,
     map: MapBuilder,
     pack: PackBuilder,
@@ -49,7 +52,11 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub(super) fn new(cluster: &Cluster, id: &BackupId) -> Result<Packer, Error> {
+    pub(super) fn new(
+        cluster: &Cluster,
+        id: &BackupId,
+        keys: Option<Arc<BackupKeys>>,
+    ) -> Result<Packer, Error> {
         let packed = Packed {
             files: ObjectSummary { size: 0, sha256: repository::codec::Checksum([0; 32]) },
             file_count: 0,
@@ -63,6 +70,7 @@ impl Packer {
         };
         Ok(Packer {
             cluster: cluster.clone(),
+            keys,
             list: FileListWriter::new().map_err(encoding)?,
             map: MapBuilder::default(),
             pack: PackBuilder::new(PackName { backup: id.clone(), number: 0 })?,
@@ -151,7 +159,7 @@ impl Packer {
         let map = std::mem::take(&mut self.map).finish();
         let number = u32::try_from(self.packed.maps.len())
             .map_err(|_too_many| Error::BadBackup("it needs too many maps".into()))?;
-        let summary = self.cluster.put_map(&self.id, number, &map).await?;
+        let summary = self.cluster.put_map(&self.id, number, &map, self.keys.as_deref()).await?;
         self.packed.stored_bytes += summary.size;
         self.packed.maps.push(summary);
         Ok(())
@@ -172,8 +180,8 @@ impl Packer {
             self.join_pack().await?;
         }
         let full = std::mem::replace(&mut self.pack, next).finish();
-        let cluster = self.cluster.clone();
-        self.packs_in_flight.spawn(async move { cluster.put_pack(full).await });
+        let (cluster, keys) = (self.cluster.clone(), self.keys.clone());
+        self.packs_in_flight.spawn(async move { cluster.put_pack(full, keys.as_deref()).await });
         Ok(())
     }
 
@@ -198,7 +206,8 @@ impl Packer {
         if !self.map.is_empty() {
             self.put_map().await?;
         }
-        self.packed.files = self.cluster.put_files(&self.id, self.list.finish().map_err(encoding)?).await?;
+        let list = self.list.finish().map_err(encoding)?;
+        self.packed.files = self.cluster.put_files(&self.id, list, self.keys.as_deref()).await?;
         self.packed.stored_bytes += self.packed.files.size;
         self.packed.packs = pack_uses(&self.used, &self.own_packs, parent)?;
         Ok(self.packed)

@@ -22,7 +22,7 @@ pub(super) struct Parent {
     /// By hash of the path, the map the file is in. A collision costs a reference, not correctness: maps hold whole paths.
     maps: HashMap<u64, u32>,
     loaded: VecDeque<(u32, Arc<LoadedMap>)>,
-    /// Packs of which less than half is in use; their frames are stored anew.
+    /// Packs of which less than half is in use, or that are not for the same recipients; their frames are stored anew.
     sparse: Arc<HashSet<PackName>>,
 }
 
@@ -54,8 +54,12 @@ impl Parent {
                 maps.insert(hash(&entry.path), map);
             }
         }
-        let worn = record.packs.iter().filter(|pack| !pack.is_worth_keeping());
-        let sparse = Arc::new(worn.map(|pack| pack.pack.clone()).collect());
+        // What is encrypted to others than are recipients now, or not at all, is stored anew: so each backup is for those who are
+        // recipients when it is taken, all of it, and what is plain ages out of a repository that became encrypted.
+        let encrypted_to = cluster.encrypted_to();
+        let unfit =
+            record.packs.iter().filter(|pack| !pack.is_worth_keeping() || pack.encrypted_to != encrypted_to);
+        let sparse = Arc::new(unfit.map(|pack| pack.pack.clone()).collect());
         Ok(Parent { cluster: cluster.clone(), maps, loaded: VecDeque::new(), sparse, record })
     }
 

@@ -1,9 +1,12 @@
 //! From the server's stream to the repository, in three stages side by side.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::StreamExt;
 use pgformat::{BackupLabel, ControlFile, Lsn, TimelineId};
 use replication::{BackupEvent, BaseBackup};
+use repository::crypt::BackupKeys;
 use repository::files::{FileEntry, FileKind};
 use repository::{BackupId, Cluster};
 use tokio::sync::{mpsc, watch};
@@ -13,7 +16,7 @@ use super::pack::{Packed, Packer};
 use super::parent::Parent;
 use super::split::{Pages, Splitter};
 use super::tar::{Entry, EntryKind, Item, Reader};
-use super::work::{self, Done, Job};
+use super::work::{self, Done, Encoding, Job};
 use super::{BackupConfig, Progress};
 use crate::Error;
 use crate::server::Server;
@@ -32,6 +35,7 @@ pub(super) struct Copied {
 }
 
 /// Copies everything. When this returns, all objects but the record are durable.
+#[expect(clippy::too_many_arguments, reason = "the parts of one step, each made by the step before it")]
 pub(super) async fn copy(
     config: &BackupConfig,
     cluster: &Cluster,
@@ -39,6 +43,7 @@ pub(super) async fn copy(
     id: &BackupId,
     base: BaseBackup,
     parent: Option<Parent>,
+    keys: Option<Arc<BackupKeys>>,
     progress: &watch::Sender<Progress>,
 ) -> Result<Copied, Error> {
     let workers = config.workers.max(1);
@@ -47,11 +52,12 @@ pub(super) async fn copy(
     let mut source = Source::new(config, server, base, parent, jobs, progress);
     let reading = async move { source.read().await };
 
-    let level = config.level;
+    let sealer = keys.as_ref().map(|keys| keys.frames.clone());
+    let encoding = Encoding { level: config.level, sealer };
     let packing = async {
-        let mut packer = Packer::new(cluster, id)?;
+        let mut packer = Packer::new(cluster, id, keys)?;
         let queue = futures::stream::poll_fn(move |context| queue.poll_recv(context));
-        let mut done = queue.map(|job| run(job, level)).buffered(workers * JOBS_PER_WORKER);
+        let mut done = queue.map(|job| run(job, encoding.clone())).buffered(workers * JOBS_PER_WORKER);
         while let Some(done) = done.next().await {
             packer.push(done?).await?;
             progress.send_modify(|progress| {
@@ -69,8 +75,8 @@ pub(super) async fn copy(
     }
 }
 
-async fn run(job: Job, level: i32) -> Result<Done, Error> {
-    let done = tokio::task::spawn_blocking(move || work::work(job, level)).await;
+async fn run(job: Job, encoding: Encoding) -> Result<Done, Error> {
+    let done = tokio::task::spawn_blocking(move || work::work(job, &encoding)).await;
     done.unwrap_or_else(|cause| Err(std::io::Error::other(cause))).map_err(|source| {
         let error = store::Error::Unavailable { action: "compress", key: "a frame".to_owned(), source };
         Error::Repository(error.into())

@@ -1,9 +1,12 @@
 //! The work on bytes: verify pages, hash, compare, compress. Runs on all cores; pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pgformat::Lsn;
 use pgformat::page::{self, PageState};
 use repository::codec::{self, Checksum, Fingerprint};
+use repository::crypt::FrameSealer;
 use repository::map::Place;
 
 /// All about a file but where its bytes are.
@@ -95,8 +98,17 @@ pub(super) struct Compressed {
     pub(super) fingerprint: Fingerprint,
 }
 
+/// How bytes become a frame.
+#[derive(Debug, Clone)]
+pub(super) struct Encoding {
+    /// zstd's level.
+    pub(super) level: i32,
+    /// Encrypts what was compressed.
+    pub(super) sealer: Option<Arc<FrameSealer>>,
+}
+
 /// Does a job.
-pub(super) fn work(job: Job, level: i32) -> std::io::Result<Done> {
+pub(super) fn work(job: Job, encoding: &Encoding) -> std::io::Result<Done> {
     let mut bad_pages = Vec::new();
     let outcome = match job {
         Job::Listed(entry) => Outcome::Listed(entry),
@@ -111,21 +123,25 @@ pub(super) fn work(job: Job, level: i32) -> std::io::Result<Done> {
             let fingerprint = Fingerprint::of(&bytes);
             match parent.filter(|place| place.known_fingerprint() == fingerprint) {
                 Some(place) => Outcome::Chunk(Stored::Shared(place)),
-                None => Outcome::Chunk(Stored::New(compress(&bytes, fingerprint, level)?)),
+                None => Outcome::Chunk(Stored::New(compress(&bytes, fingerprint, encoding)?)),
             }
         }
         Job::Bundle { bytes, parts, checks } => {
             for (check, range) in &checks {
                 verify(&bytes[range.clone()], check, &mut bad_pages);
             }
-            Outcome::Bundle(compress(&bytes, Fingerprint::of(&bytes), level)?, parts)
+            Outcome::Bundle(compress(&bytes, Fingerprint::of(&bytes), encoding)?, parts)
         }
     };
     Ok(Done { outcome, bad_pages })
 }
 
-fn compress(plain: &[u8], fingerprint: Fingerprint, level: i32) -> std::io::Result<Compressed> {
-    let stored: Bytes = codec::compress(plain, level)?.into();
+fn compress(plain: &[u8], fingerprint: Fingerprint, encoding: &Encoding) -> std::io::Result<Compressed> {
+    let compressed = codec::compress(plain, encoding.level)?;
+    let stored: Bytes = match &encoding.sealer {
+        Some(sealer) => sealer.seal(&compressed)?.into(),
+        None => compressed.into(),
+    };
     let checksum = Checksum::of(&stored);
     let plain = u32::try_from(plain.len()).map_err(std::io::Error::other)?;
     Ok(Compressed { stored, plain, checksum, fingerprint })

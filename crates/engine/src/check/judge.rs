@@ -1,12 +1,14 @@
 //! Judging what was seen: pure, so that every rule can be tested without a server.
 
+use std::time::Duration as StdDuration;
+
 use chrono::{DateTime, Duration, Utc};
 use pgformat::Lsn;
 use replication::SlotState;
 
 use super::repository::RepositorySeen;
 use super::server::{ReplicationSeen, ServerSeen, SlotSeen, SqlSeen, Trouble};
-use super::{Check, Space, Verdict};
+use super::{Check, Further, Space, Verdict};
 use crate::status;
 
 /// WAL that a slot may still gather before the server gives it up; below this somebody should hurry.
@@ -30,7 +32,10 @@ pub(super) struct Seen<'a> {
     /// There is no repository at the address.
     pub repository_is_missing: bool,
     pub space: Option<Space>,
+    pub further: &'a [Further],
     pub now: DateTime<Utc>,
+    /// The newest backup may be so old.
+    pub maximum_age: Option<StdDuration>,
     pub server: &'a ServerSeen,
     pub repository: &'a Result<RepositorySeen, Trouble>,
 }
@@ -81,6 +86,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Check> {
         )),
         Err(trouble) => checks.push(troubled("repository", trouble)),
     }
+    checks.extend(seen.further.iter().map(further));
     checks
 }
 
@@ -406,6 +412,22 @@ fn repository_use(repository: &RepositorySeen) -> Check {
     }
 }
 
+/// Without a required one, nothing is acknowledged; one that may lag is only a copy less.
+fn further(further: &Further) -> Check {
+    let Further { address, required, used } = further;
+    let Err(error) = used else {
+        return ok("further_repository", format!("{address} can be written and read"));
+    };
+    let (verdict, means) = if *required {
+        (Verdict::Failed, "nothing is acknowledged without it")
+    } else {
+        (Verdict::Warning, "it may lag, and does")
+    };
+    let found = format!("{address}: {}; {means}", crate::chain(error));
+    let advice = error.hint().unwrap_or_else(|| "see that it can be reached and written to".to_owned());
+    Check { name: "further_repository", verdict, found, advice: Some(advice) }
+}
+
 fn space(space: Space) -> Check {
     let Space { free_bytes, total_bytes } = space;
     let percent = free_bytes.saturating_mul(100).checked_div(total_bytes).unwrap_or(100);
@@ -473,7 +495,11 @@ fn last_backup(seen: &Seen, repository: &RepositorySeen) -> Check {
             format!("`backupctl show {}` lists them; mend the server's tables, or restore them", last.id),
         );
     }
-    if age > Duration::days(BACKUP_AGE_DAYS_MAX) {
+    if let Some(most) = seen.maximum_age.filter(|most| age.to_std().is_ok_and(|age| age > *most)) {
+        let found = format!("{found}: that is more than backup.maximum_age, {} hours", most.as_secs() / 3600);
+        return failed("last_backup", found, "take one with `backupctl backup`, and see why none was taken");
+    }
+    if seen.maximum_age.is_none() && age > Duration::days(BACKUP_AGE_DAYS_MAX) {
         return warning("last_backup", found, "take one with `backupctl backup`, and regularly");
     }
     ok("last_backup", found)

@@ -7,6 +7,8 @@ mod judge;
 mod repository;
 mod server;
 
+use std::time::Duration;
+
 use ::repository::Cluster;
 use chrono::{DateTime, Utc};
 use replication::ConnectConfig;
@@ -48,6 +50,17 @@ pub struct Space {
     pub total_bytes: u64,
 }
 
+/// Another repository than the first.
+#[derive(Debug)]
+pub struct Further {
+    /// Where it is.
+    pub address: String,
+    /// Nothing is acknowledged before it has it; the others may lag.
+    pub required: bool,
+    /// What came of writing to it and reading that back.
+    pub used: Result<(), Error>,
+}
+
 /// What to look at.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -61,6 +74,10 @@ pub struct Request<'a> {
     pub cluster: Result<&'a Cluster, &'a Error>,
     /// Room in the repository, where it can be known.
     pub space: Option<Space>,
+    /// The other repositories, where there are several.
+    pub further: &'a [Further],
+    /// An older newest backup is a fault.
+    pub maximum_age: Option<Duration>,
     /// What time it is.
     pub now: DateTime<Utc>,
 }
@@ -80,7 +97,9 @@ pub async fn check(request: &Request<'_>) -> Vec<Check> {
         slot: request.slot,
         repository_is_missing: request.cluster.err().is_some_and(is_missing),
         space: request.space,
+        further: request.further,
         now: request.now,
+        maximum_age: request.maximum_age,
         server: &server,
         repository: &repository,
     };

@@ -6,6 +6,7 @@
 mod destination;
 mod locate;
 mod plan;
+mod protect;
 mod settings;
 mod write;
 mod writeback;
@@ -20,9 +21,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use plan::plan;
+pub use protect::protect;
 pub use settings::forget;
 
 use crate::Error;
+use crate::fetch::{Access, IdentitySource};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -163,6 +166,10 @@ pub struct Destination {
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
     /// The command line of `backupctl`, quoted for a shell; `wal fetch` and `wal end` with their arguments are put behind it.
     pub program: String,
+    /// What `wal fetch` needs beside the repository's address.
+    pub access: Access,
+    /// Where recovery finds the identity that opens the WAL.
+    pub identity: Option<IdentitySource>,
     /// Frames that are read, decompressed and written at once.
     pub workers: usize,
 }
@@ -195,9 +202,10 @@ pub async fn apply(
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     progress.send_modify(|progress| progress.bytes_total = plan.size_bytes);
+    let keys = cluster.frame_keys(&plan.record).await?;
     let prepared = destination::prepare(plan, destination)?;
     tokio::select! {
-        written = write::files(cluster, plan, &prepared, destination.workers, progress) => written?,
+        written = write::files(cluster, plan, keys, &prepared, destination.workers, progress) => written?,
         () = shutdown.cancelled() => return Err(Error::Stopped),
     }
     settings::write(cluster, plan, destination).await?;

@@ -124,7 +124,23 @@ async fn consider(
         Ok(stop) => stop,
         Err(reason) => return Ok(Err(reason)),
     };
+    see_that_it_opens(cluster, catalog, record, &path).await?;
     Ok(Ok(assemble(catalog, request, record, path, reach, stops_at)))
+}
+
+/// Without an identity that opens the backup and its WAL there is nothing to plan.
+async fn see_that_it_opens(
+    cluster: &Cluster,
+    catalog: &Catalog,
+    record: &Record,
+    path: &[Step],
+) -> Result<(), Error> {
+    cluster.frame_keys(record).await?;
+    if record.encrypted_to.is_some() {
+        let wal = WalPath::new(cluster, catalog, path)?;
+        wal.facts(catalog.segment_size().number(record.start_lsn)).await?;
+    }
+    Ok(())
 }
 
 fn gap_reason(catalog: &Catalog, reach: Reach) -> String {

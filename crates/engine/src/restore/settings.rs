@@ -11,7 +11,7 @@ use crate::fetch::{PLAN_PATH, RecoveryPlan};
 
 /// Settings that an earlier recovery may have left, in postgresql.auto.conf or elsewhere. PostgreSQL refuses two targets at
 /// once, so all are set, those that do not apply to nothing.
-const SETTINGS: [&str; 11] = [
+const SETTINGS: [&str; 12] = [
     "restore_command",
     "recovery_end_command",
     "archive_cleanup_command",
@@ -23,6 +23,8 @@ const SETTINGS: [&str; 11] = [
     "recovery_target_inclusive",
     "recovery_target_timeline",
     "recovery_target_action",
+    // Of the node that was copied, which uses it.
+    "primary_slot_name",
 ];
 
 /// Writes all of it.
@@ -34,9 +36,23 @@ pub(super) async fn write(cluster: &Cluster, plan: &Plan, destination: &Destinat
         text => text.map_err(Error::file("read", &auto_conf))?,
     };
     write_file(&auto_conf, &with_settings(&before, &settings(plan, destination)))?;
-    let signal = if plan.standby { "standby.signal" } else { "recovery.signal" };
-    write_file(&data_dir.join(signal), "")?;
-    let recovery_plan = RecoveryPlan::new(cluster, plan).encode()?;
+    let signals = ["standby.signal", "recovery.signal"].map(|name| data_dir.join(name));
+    let [signal, other] = if plan.standby {
+        signals
+    } else {
+        let [standby, recovery] = signals;
+        [recovery, standby]
+    };
+    write_file(&signal, "")?;
+    // A backup of a standby has that standby's, and with both PostgreSQL would take this for a standby.
+    match fs::remove_file(&other) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::file("remove", &other)(error));
+        }
+        _ => {}
+    }
+    let recovery_plan =
+        RecoveryPlan::new(cluster, plan, &destination.access, destination.identity.clone()).encode()?;
     let path = data_dir.join(PLAN_PATH);
     let directory = path.parent().unwrap_or(data_dir);
     fs::create_dir_all(directory).map_err(Error::file("make", directory))?;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use repository::codec;
+use repository::codec::{self, FrameError};
+use repository::crypt::FrameKeys;
 use repository::files::{FileEntry, FileKind};
 use repository::map::Map;
 use repository::pack::{self, Frame, PackName};
@@ -20,15 +21,20 @@ use super::writeback::Writeback;
 use super::{Plan, Progress};
 use crate::Error;
 
+/// Reads of packs under way at once, at most; each holds up to [`pack::READ_BYTES_MAX`].
+const READS_AT_ONCE_MAX: usize = 16;
+
 /// Writes every file of the backup. None of it is synced yet.
 pub(super) async fn files(
     cluster: &Cluster,
     plan: &Plan,
+    keys: FrameKeys,
     prepared: &Prepared,
     workers: usize,
     progress: &watch::Sender<Progress>,
 ) -> Result<(), Error> {
     let record = &plan.record;
+    let keys = Arc::new(keys);
     let root: Arc<Path> = prepared.data_dir.as_path().into();
     let mut list = cluster.files(record).await?;
     let mut batch = Batch::default();
@@ -41,12 +47,13 @@ pub(super) async fn files(
         let target = create_file(&root, &entry, size)?;
         let Some(map) = map else { continue };
         if batch.map != Some(map) {
-            write_batch(cluster, record, std::mem::take(&mut batch), workers, progress, &writeback).await?;
+            write_batch(cluster, record, &keys, std::mem::take(&mut batch), workers, progress, &writeback)
+                .await?;
             batch.map = Some(map);
         }
         batch.files.insert(entry.path, Target { path: target.into(), size, crc32c });
     }
-    write_batch(cluster, record, batch, workers, progress, &writeback).await
+    write_batch(cluster, record, &keys, batch, workers, progress, &writeback).await
 }
 
 /// The files of one map.
@@ -136,6 +143,7 @@ struct Write {
 async fn write_batch(
     cluster: &Cluster,
     record: &Record,
+    keys: &Arc<FrameKeys>,
     batch: Batch,
     workers: usize,
     progress: &watch::Sender<Progress>,
@@ -147,8 +155,8 @@ async fn write_batch(
     let jobs = jobs(&map, batch, &cluster.map_key(&record.id, number)?)?;
     let sums = Mutex::new(Sums::default());
     futures::stream::iter(jobs.into_iter().map(Ok))
-        .try_for_each_concurrent(workers.max(1) * 2, |job| async {
-            let written = read_and_write(cluster, record, job).await?;
+        .try_for_each_concurrent((workers.max(1) * 2).min(READS_AT_ONCE_MAX), |job| async {
+            let written = read_and_write(cluster, record, keys.clone(), job).await?;
             let mut writeback = writeback.lock().unwrap_or_else(PoisonError::into_inner);
             let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
             for part in written {
@@ -237,13 +245,19 @@ struct Part {
     crc32c: u32,
 }
 
-async fn read_and_write(cluster: &Cluster, record: &Record, job: ReadJob) -> Result<Written, Error> {
+async fn read_and_write(
+    cluster: &Cluster,
+    record: &Record,
+    keys: Arc<FrameKeys>,
+    job: ReadJob,
+) -> Result<Written, Error> {
     let bytes = cluster.read_pack(&job.pack, job.range.clone(), &record.id).await?;
     let key = cluster.pack_key(&job.pack)?;
     let write = move || {
         let mut written = Written::new();
         for frame in &job.frames {
-            write_frame(&key, &bytes, job.range.start, frame, &mut written)?;
+            let decode = |stored: &[u8]| keys.decode(&job.pack, &frame.frame, stored);
+            write_frame(&key, &bytes, job.range.start, frame, decode, &mut written)?;
         }
         Ok(written)
     };
@@ -257,6 +271,7 @@ fn write_frame(
     bytes: &Bytes,
     start: u64,
     job: &FrameJob,
+    decode: impl FnOnce(&[u8]) -> Result<Vec<u8>, FrameError>,
     written: &mut Written,
 ) -> Result<(), Error> {
     let damaged = |reason: String| {
@@ -273,8 +288,7 @@ fn write_frame(
     if plain_len > codec::FRAME_BYTES_MAX {
         return Err(damaged(format!("it claims to hold {plain_len} bytes")));
     }
-    let plain = codec::decompress(stored, plain_len, &job.frame.checksum)
-        .map_err(|error| damaged(error.to_string()))?;
+    let plain = decode(stored).map_err(|error| damaged(error.to_string()))?;
     for write in &job.writes {
         let (at, len) = (write.at as usize, write.len as usize);
         let part =

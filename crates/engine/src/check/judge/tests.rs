@@ -35,10 +35,12 @@ fn slot_in_use() -> SlotSeen {
 }
 
 struct Case {
+    maximum_age: Option<std::time::Duration>,
     sql: SqlSeen,
     server: Server,
     repository: RepositorySeen,
     space: Option<Space>,
+    further: Vec<Further>,
     sql_refused: bool,
 }
 
@@ -65,7 +67,15 @@ fn fine() -> Case {
         data_checksums: true,
         synchronous: false,
     };
-    Case { repository: RepositorySeen::default(), sql, server, space: None, sql_refused: false }
+    Case {
+        maximum_age: None,
+        repository: RepositorySeen::default(),
+        sql,
+        server,
+        space: None,
+        further: Vec::new(),
+        sql_refused: false,
+    }
 }
 
 fn identity(system_identifier: u64) -> Identity {
@@ -89,7 +99,9 @@ fn checks(case: Case) -> Vec<Check> {
         slot: "drydock",
         repository_is_missing: false,
         space: case.space,
+        further: &case.further,
         now: DateTime::UNIX_EPOCH,
+        maximum_age: case.maximum_age,
         server: &server,
         repository: &Ok(case.repository),
     })
@@ -200,6 +212,15 @@ fn rules_about_the_repository() {
     expect(free(500 << 30, 1000 << 30), "repository_space", Ok);
     expect(free(50 << 30, 1000 << 30), "repository_space", Warning);
     expect(free(1 << 20, 1 << 21), "repository_space", Failed);
+    let further = |required, is_there: bool| {
+        let address = "s3://bucket".to_owned();
+        let gone = repository::Error::NoRepository { address: address.clone() };
+        let used = is_there.then_some(()).ok_or(gone.into());
+        move |case: &mut Case| case.further.push(Further { address, required, used })
+    };
+    expect(further(true, true), "further_repository", Ok);
+    expect(further(true, false), "further_repository", Failed);
+    expect(further(false, false), "further_repository", Warning);
     expect(|case| case.repository.identity = Some(identity(7)), "identity", Ok);
     expect(|case| case.repository.identity = Some(identity(8)), "identity", Failed);
     expect(|case| case.repository.identity = Some(identity(7)), "last_backup", Failed);

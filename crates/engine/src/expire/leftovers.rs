@@ -1,4 +1,4 @@
-//! Expire: remove what nothing needs any more. So far, what dead backups left.
+//! What dead and expired backups left: objects in directories without a record.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,9 +25,7 @@ pub struct Leftovers {
 impl Leftovers {
     /// Whether there is anything to remove.
     pub fn is_empty(&self) -> bool {
-        let removable = |remains: &Remains| {
-            !remains.others.is_empty() || remains.packs.iter().any(|(pack, _)| !self.named.contains(pack))
-        };
+        let removable = |remains: &Remains| !remains.removable(&self.named).is_empty();
         self.heartbeats.is_empty() && !self.remains.iter().any(removable)
     }
 }
@@ -45,10 +43,29 @@ pub async fn leftovers(
     let remains = cluster.remains().await?;
     let heartbeats = cluster.heartbeats().await?;
     let backups = cluster.backups().await?;
-    if !backups.unreadable.is_empty() {
+    if !backups.unreadable.is_empty() || misses_parent(&heartbeats, &backups.records, now, dead_after) {
         return Ok(Leftovers::default());
     }
     Ok(plan(remains, &heartbeats, &backups.records, now, dead_after))
+}
+
+/// Whether a backup that runs refers to one that has expired since it began. Its packs must not go before it ends, and which they
+/// are, only the record told.
+fn misses_parent(
+    heartbeats: &[Heartbeat],
+    records: &[Record],
+    now: DateTime<Utc>,
+    dead_after: Duration,
+) -> bool {
+    let parents = heartbeats.iter().filter(|heartbeat| lives(heartbeat.updated_at, now, dead_after));
+    let mut parents = parents.filter_map(|heartbeat| heartbeat.parent.as_ref());
+    parents.any(|parent| !records.iter().any(|record| record.id == *parent))
+}
+
+/// Whether whoever last said so then still runs.
+pub(super) fn lives(updated_at: DateTime<Utc>, now: DateTime<Utc>, dead_after: Duration) -> bool {
+    // A clock that runs ahead of ours makes it silent for less than nothing: it lives.
+    now.signed_duration_since(updated_at).to_std().map_or(true, |silent| silent < dead_after)
 }
 
 /// Decides what is dead: no record, and no sign of life for `dead_after`.
@@ -59,13 +76,8 @@ pub fn plan(
     now: DateTime<Utc>,
     dead_after: Duration,
 ) -> Leftovers {
-    let lives = |heartbeat: &&Heartbeat| {
-        let silent = now.signed_duration_since(heartbeat.updated_at);
-        // A clock that runs ahead of ours makes it silent for less than nothing: it lives.
-        silent.to_std().map_or(true, |silent| silent < dead_after)
-    };
-    let living: BTreeSet<&BackupId> =
-        heartbeats.iter().filter(lives).map(|heartbeat| &heartbeat.id).collect();
+    let living = heartbeats.iter().filter(|heartbeat| lives(heartbeat.updated_at, now, dead_after));
+    let living: BTreeSet<&BackupId> = living.map(|heartbeat| &heartbeat.id).collect();
     let existing: BTreeSet<&BackupId> = records.iter().map(|record| &record.id).collect();
     let is_dead = |id: &BackupId| !living.contains(id) && !existing.contains(id);
     Leftovers {

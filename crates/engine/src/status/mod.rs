@@ -1,5 +1,7 @@
 //! Status: how things stand, from the repository and, where it can be reached, the server.
 
+mod cluster;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,10 +12,13 @@ use repository::wal::Hole;
 use repository::{BackupId, Cluster, Record};
 use serde::Serialize;
 
-use crate::catalog::{Catalog, Reach, Step};
+use crate::catalog::{Catalog, Reach, is_on};
+use crate::follow::{FollowConfig, Look, choose};
 use crate::server::Server;
 use crate::wal::WalPath;
 use crate::{Error, expire};
+
+pub use cluster::{Fork, NodeStatus, forks};
 
 /// Segments without a transaction in them that are looked at, from the newest back, for the time of the last one.
 const QUIET_SEGMENTS_MAX: u64 = 64;
@@ -31,6 +36,10 @@ pub struct Status {
     pub postgresql_major: u16,
     /// How far each timeline is durable.
     pub timelines: Vec<TimelineStatus>,
+    /// Where timelines were left for others, on the way to the newest; the oldest first.
+    pub forks: Vec<Fork>,
+    /// The nodes of the cluster; empty when one server is configured.
+    pub nodes: Vec<NodeStatus>,
     /// The server; null when none is configured.
     pub server: Option<ServerStatus>,
     /// Bytes that the server has flushed and that are not durable in the repository; null when the server cannot be
@@ -86,6 +95,9 @@ pub struct ServerStatus {
     pub synchronous: Option<bool>,
     /// The slot.
     pub slot: Option<SlotStatus>,
+    /// PostgreSQL's identifier of its cluster.
+    #[serde(skip)]
+    pub system_identifier: Option<u64>,
     /// What the problem is, for the exit code.
     #[serde(skip)]
     pub error: Option<Error>,
@@ -169,8 +181,8 @@ pub struct Window {
     pub from_lsn: Lsn,
     /// Its oldest backup.
     pub oldest_backup: BackupId,
-    /// The last transaction whose end is durable.
-    pub to: DateTime<Utc>,
+    /// The last transaction whose end is durable; null where the WAL is encrypted and no identity opens it.
+    pub to: Option<DateTime<Utc>>,
     /// The end of its WAL.
     pub to_lsn: Lsn,
     /// The timeline that is on.
@@ -182,10 +194,14 @@ pub struct Window {
 pub struct Request<'a> {
     /// The server, if one is configured.
     pub connect: Option<&'a ConnectConfig>,
+    /// The nodes, where there may be several.
+    pub follow: Option<&'a FollowConfig>,
     /// The slot.
     pub slot: &'a str,
     /// After how long a silent backup is dead.
     pub dead_after: Duration,
+    /// An older newest backup is a finding.
+    pub maximum_age: Option<Duration>,
     /// What time it is.
     pub now: DateTime<Utc>,
 }
@@ -193,10 +209,13 @@ pub struct Request<'a> {
 /// Looks at the repository and the server. That the server cannot be asked is part of the answer.
 pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, Error> {
     let catalog = Catalog::load(cluster).await?;
-    let server = match request.connect {
-        Some(connect) => Some(ask(connect, request.slot, &catalog).await),
+    let (look, connect) = look(cluster, request).await?;
+    let server = match connect {
+        Some(connect) => Some(ask(&connect, request.slot, &catalog).await),
         None => None,
     };
+    let slot = request.follow.and_then(|follow| follow.slot.as_deref());
+    let (nodes, of_nodes) = look.as_ref().map(|look| cluster::nodes(look, slot)).unwrap_or_default();
     let leftovers = expire::leftovers(cluster, request.now, request.dead_after).await?;
     let dead: BTreeSet<&BackupId> = leftovers.heartbeats.iter().collect();
     let running = cluster.heartbeats().await?.into_iter().filter(|heartbeat| !dead.contains(&heartbeat.id));
@@ -215,6 +234,8 @@ pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, 
         system_identifier: catalog.identity.system_identifier.to_string(),
         postgresql_major: catalog.identity.postgresql_major,
         timelines: timelines(&catalog),
+        forks: cluster::forks(&catalog),
+        nodes,
         lag_bytes: server.as_ref().and_then(|server| lag(server, &catalog)),
         server,
         backups: records.len(),
@@ -231,8 +252,23 @@ pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, 
         windows: windows(cluster, &catalog).await?,
         findings: Vec::new(),
     };
-    status.findings = findings(&status);
+    status.findings = findings(&status, slot.is_some() || request.follow.is_none());
+    status.findings.extend(of_nodes);
+    status.findings.extend(too_old(&status, request.maximum_age));
     Ok(status)
+}
+
+/// The nodes, where there may be several, and the server to ask the rest of: the one that is followed.
+async fn look(
+    cluster: &Cluster,
+    request: &Request<'_>,
+) -> Result<(Option<Look>, Option<ConnectConfig>), Error> {
+    let Some(follow) = request.follow else { return Ok((None, request.connect.cloned())) };
+    let look = Look::at(follow, cluster).await?;
+    let choice = choose(&look.view());
+    let followed =
+        cluster::followed(&choice).and_then(|name| look.node(name)).map(|node| node.connect.clone());
+    Ok((Some(look), followed.or_else(|| request.connect.cloned())))
 }
 
 fn timelines(catalog: &Catalog) -> Vec<TimelineStatus> {
@@ -247,6 +283,21 @@ fn timelines(catalog: &Catalog) -> Vec<TimelineStatus> {
 }
 
 async fn ask(connect: &ConnectConfig, slot: &str, catalog: &Catalog) -> ServerStatus {
+    let mut status = server(connect, slot).await;
+    let identity = catalog.identity.system_identifier;
+    if let Some(found) = status.system_identifier.filter(|found| *found != identity) {
+        status.problem = Some(format!(
+            "it is another cluster: its system identifier is {found}, and the repository's {identity}"
+        ));
+        let hint = "point at a server of this cluster, or choose another cluster name".to_owned();
+        let reason = format!("{} belongs to another cluster than the repository", status.target);
+        status.error = Some(Error::Unsuitable { reason, hint });
+    }
+    status
+}
+
+/// What the server alone says, for when the repository cannot be asked.
+pub async fn server(connect: &ConnectConfig, slot: &str) -> ServerStatus {
     let mut status = ServerStatus {
         target: connect.target(),
         reachable: false,
@@ -256,19 +307,11 @@ async fn ask(connect: &ConnectConfig, slot: &str, catalog: &Catalog) -> ServerSt
         flushed_lsn: None,
         synchronous: None,
         slot: None,
+        system_identifier: None,
         error: None,
     };
     match ask_server(connect, slot, &mut status).await {
-        Ok(server) if server.system_identifier != catalog.identity.system_identifier => {
-            status.problem = Some(format!(
-                "it is another cluster: its system identifier is {}, and the repository's {}",
-                server.system_identifier, catalog.identity.system_identifier
-            ));
-            let hint = "point at a server of this cluster, or choose another cluster name".to_owned();
-            let reason = format!("{} belongs to another cluster than the repository", server.target);
-            status.error = Some(Error::Unsuitable { reason, hint });
-        }
-        Ok(_) => {}
+        Ok(server) => status.system_identifier = Some(server.system_identifier),
         Err(error) => {
             status.problem = Some(crate::chain(&error));
             status.error = Some(error);
@@ -304,15 +347,12 @@ fn leftover_status(leftovers: &expire::Leftovers) -> LeftoverStatus {
     if leftovers.is_empty() {
         return LeftoverStatus::default();
     }
-    let packs = |remains: &repository::backup::Remains| -> u64 {
-        let unused = remains.packs.iter().filter(|(pack, _)| !leftovers.named.contains(pack));
-        unused.map(|(_, size)| size).sum()
+    let bytes = |remains: &repository::backup::Remains| -> u64 {
+        remains.removable(&leftovers.named).iter().map(|(_, size)| size).sum()
     };
-    let others =
-        |remains: &repository::backup::Remains| -> u64 { remains.others.iter().map(|(_, size)| size).sum() };
     LeftoverStatus {
         backups: leftovers.remains.iter().map(|remains| remains.id.clone()).collect(),
-        bytes: leftovers.remains.iter().map(|remains| packs(remains) + others(remains)).sum(),
+        bytes: leftovers.remains.iter().map(bytes).sum(),
     }
 }
 
@@ -340,7 +380,7 @@ fn gaps(catalog: &Catalog) -> Vec<Gap> {
 
 /// What needs somebody. A hole that every backup lies behind is history; one that interrupts what can be restored is
 /// said as long as it does.
-fn findings(status: &Status) -> Vec<String> {
+fn findings(status: &Status, uses_slot: bool) -> Vec<String> {
     let mut findings = Vec::new();
     for HoleStatus { hole, covered_by, interrupts } in &status.holes {
         let range = format!("WAL of timeline {} from {} to {} is missing", hole.timeline, hole.from, hole.to);
@@ -371,12 +411,34 @@ fn findings(status: &Status) -> Vec<String> {
             "the server is on timeline {timeline}, which is not archived; see what `backupd run` logs"
         ));
     }
-    if let Some(SlotStatus { name, exists: Some(false), .. }) =
-        status.server.as_ref().and_then(|server| server.slot.as_ref())
+    if let Some(SlotStatus { name, exists: Some(false), .. }) = status
+        .server
+        .as_ref()
+        .and_then(|server| server.slot.as_ref())
+        .filter(|_| uses_slot && status.nodes.is_empty())
     {
         findings.push(format!("the server has no slot \"{name}\"; see that `backupd run` runs"));
     }
     findings
+}
+
+/// What is wrong with the newest backup's age, if anything.
+fn too_old(status: &Status, maximum_age: Option<Duration>) -> Option<String> {
+    let most = maximum_age?;
+    let hours = most.as_secs_f64() / 3600.0;
+    let Some(last) = &status.last_backup else {
+        return Some(format!(
+            "there is no backup, and the newest should never be older than {hours:.1} hours"
+        ));
+    };
+    let is_old = u64::try_from(last.age_seconds).is_ok_and(|age| age > most.as_secs());
+    is_old.then(|| {
+        format!(
+            "the newest backup, {}, is {:.1} hours old, and backup.maximum_age is {hours:.1} hours; see why none was taken since",
+            last.id,
+            last.age_seconds as f64 / 3600.0
+        )
+    })
 }
 
 /// From when to when one can restore along the newest timeline, oldest first. There is more than one window where a hole
@@ -398,7 +460,11 @@ pub async fn windows(cluster: &Cluster, catalog: &Catalog) -> Result<Vec<Window>
             from: record.finished_at,
             from_lsn: record.stop_lsn,
             oldest_backup: record.id.clone(),
-            to: to.unwrap_or(record.finished_at).max(record.finished_at),
+            to: match to {
+                Last::At(time) => Some(time.max(record.finished_at)),
+                Last::Quiet => Some(record.finished_at),
+                Last::Unreadable => None,
+            },
             to_lsn: reach.lsn,
             timeline: reach.timeline,
         };
@@ -407,32 +473,33 @@ pub async fn windows(cluster: &Cluster, catalog: &Catalog) -> Result<Vec<Window>
     Ok(windows.into_iter().map(|(_, window)| window).collect())
 }
 
-/// Whether the path goes through the backup.
-fn is_on(record: &Record, path: &[Step]) -> bool {
-    let step = path.iter().find(|step| step.timeline == record.timeline);
-    step.is_some_and(|step| step.end.is_none_or(|end| record.stop_lsn <= end))
+/// The last transaction between two positions.
+enum Last {
+    At(DateTime<Utc>),
+    /// There was none, or none for long.
+    Quiet,
+    /// The WAL is encrypted, and we have nothing to read it with.
+    Unreadable,
 }
 
 /// The time of the last transaction that ended between two positions, unless they have been quiet for long.
-async fn last_transaction(
-    wal: &WalPath<'_>,
-    catalog: &Catalog,
-    from: Lsn,
-    to: Lsn,
-) -> Result<Option<DateTime<Utc>>, Error> {
+async fn last_transaction(wal: &WalPath<'_>, catalog: &Catalog, from: Lsn, to: Lsn) -> Result<Last, Error> {
     let size = catalog.segment_size();
     let (first, last) = (size.number(from), size.number(to));
     for number in (first..=last).rev().take(usize::try_from(QUIET_SEGMENTS_MAX).unwrap_or(1)) {
         let facts = match wal.facts(number).await {
             // It is for `verify` to find; how things stand must be told in spite of it.
             Err(Error::Repository(error)) if error.is_damage() => None,
+            Err(Error::Repository(
+                repository::Error::NoIdentity { .. } | repository::Error::WrongIdentity { .. },
+            )) => return Ok(Last::Unreadable),
             facts => facts?,
         };
         if let Some(transactions) = facts.and_then(|facts| facts.transactions) {
-            return Ok(Some(transactions.latest));
+            return Ok(Last::At(transactions.latest));
         }
     }
-    Ok(None)
+    Ok(Last::Quiet)
 }
 
 /// The first hole that no backup lies behind. Whoever wants to go on restoring past it needs a new base backup.
@@ -448,9 +515,6 @@ fn is_behind(record: &Record, hole: &Hole) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use repository::codec::Checksum;
-    use repository::record::ObjectSummary;
-
     use super::*;
 
     fn hole(timeline: u32, from: u64, to: u64) -> Hole {
@@ -466,31 +530,7 @@ mod tests {
     fn record(timeline: u32, start: u64) -> Record {
         let timeline = TimelineId::new(timeline).unwrap();
         let at = DateTime::from_timestamp(1_700_000_000 + i64::try_from(start).unwrap(), 0).unwrap();
-        Record {
-            id: BackupId::at(at),
-            system_identifier: 1,
-            postgresql_version: 150_000,
-            data_checksums: true,
-            started_at: at,
-            finished_at: at,
-            timeline,
-            start_lsn: Lsn(start),
-            stop_timeline: timeline,
-            stop_lsn: Lsn(start + 1),
-            source: "db".into(),
-            note: None,
-            parent: None,
-            tablespaces: vec![],
-            files: ObjectSummary { size: 0, sha256: Checksum::of(b"") },
-            file_count: 0,
-            size_bytes: 0,
-            maps: vec![],
-            packs: vec![],
-            stored_bytes: 0,
-            shared_bytes: 0,
-            corrupt_pages: vec![],
-            corrupt_pages_total: 0,
-        }
+        crate::testing::record(at, timeline, Lsn(start), Lsn(start + 1))
     }
 
     #[test]

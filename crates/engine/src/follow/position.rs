@@ -1,4 +1,4 @@
-//! Where to stream from: a pure decision from what the server says and what the repository has.
+//! Where in the WAL to go on with a node: a pure decision from its history and what the repository has.
 
 use pgformat::{History, Lsn, SegmentSize, TimelineId};
 

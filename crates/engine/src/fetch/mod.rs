@@ -4,6 +4,11 @@
 //! takes its parent's, whose WAL diverged. So the plan of the restore lies beside the data, and nothing is handed
 //! out that is not on its path, nor is anything said to be absent that the plan counts on.
 
+mod ahead;
+
+pub use ahead::Ahead;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,7 +16,6 @@ use std::path::{Path, PathBuf};
 
 use pgformat::{Lsn, SegmentName, SegmentSize, TimelineId};
 use repository::{Cluster, Error as RepositoryError};
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -22,8 +26,23 @@ use crate::restore::Plan;
 pub const PLAN_PATH: &str = "pg_wal/drydock/plan.json";
 /// Segments that were fetched ahead.
 pub const PREFETCH_PATH: &str = "pg_wal/drydock/prefetch";
-/// How many segments are fetched ahead of the one that was asked for.
-const PREFETCH_SEGMENTS: u64 = 8;
+
+/// How the repository is reached, where its address does not say it all. Where secrets are, never a secret itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// The file with the token that the service asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the authorities that may vouch for the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The service may be asked without TLS.
+    #[serde(default)]
+    pub insecure: bool,
+    /// By environment variable, the settings of a bucket.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub s3: BTreeMap<String, String>,
+}
 
 /// What a recovery may read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +50,9 @@ pub struct RecoveryPlan {
     format: u32,
     /// Where the repository is.
     pub repository: String,
+    /// What it takes to reach it.
+    #[serde(default)]
+    pub access: Access,
     /// The cluster's name in it.
     pub cluster: String,
     #[serde(with = "repository::decimal")]
@@ -40,6 +62,19 @@ pub struct RecoveryPlan {
     /// It follows its cluster, beyond what the plan knew.
     standby: bool,
     timelines: Vec<RecoveryStep>,
+    /// Where the identity is that opens the WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentitySource>,
+}
+
+/// Where an identity comes from. A reference, and never the secret: plans and settings may hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentitySource {
+    /// A file.
+    File(PathBuf),
+    /// A command for the shell, whose standard output is such a file.
+    Command(String),
 }
 
 /// A timeline on the way.
@@ -75,7 +110,12 @@ enum Permit {
 }
 
 impl RecoveryPlan {
-    pub(crate) fn new(cluster: &Cluster, plan: &Plan) -> RecoveryPlan {
+    pub(crate) fn new(
+        cluster: &Cluster,
+        plan: &Plan,
+        access: &Access,
+        identity: Option<IdentitySource>,
+    ) -> RecoveryPlan {
         let step = |step: &crate::restore::PlanStep| RecoveryStep {
             timeline: step.timeline,
             end: step.end,
@@ -84,12 +124,14 @@ impl RecoveryPlan {
         RecoveryPlan {
             format: repository::FORMAT,
             repository: cluster.address(),
+            access: access.clone(),
             cluster: cluster.name().to_owned(),
             system_identifier: plan.record.system_identifier,
             segment_size: plan.segment_size.bytes(),
             backup: plan.backup.to_string(),
             standby: plan.standby,
             timelines: plan.timelines.iter().map(step).collect(),
+            identity,
         }
     }
 
@@ -181,15 +223,13 @@ pub async fn fetch(
         Permit::Serve { must_reach } => Some(must_reach),
         Permit::ServeIfThere => None,
     };
-    if plan.is_some() && take_prefetched(name, size, path) {
-        return Ok(Fetched::Delivered);
-    }
-    let Some(bytes) = read(cluster, name, size).await? else {
+    let bytes = cluster.read_available(name, size).await?;
+    if bytes.is_empty() {
         return match must_reach {
             Some(_) => Err(refused(cluster, name, size, "the plan of this restore counts on it")?),
             None => Ok(Fetched::NotInArchive),
         };
-    };
+    }
     let reached = name.start(size).advance(bytes.len() as u64);
     if must_reach.is_some_and(|must| reached < must) {
         let reason = format!("it ends at {reached}, and the plan of this restore counts on more");
@@ -216,22 +256,6 @@ async fn fetch_history(cluster: &Cluster, digits: &str, path: &Path) -> Result<F
     }
 }
 
-/// The WAL there is of a segment; `None` when there is none.
-async fn read(
-    cluster: &Cluster,
-    name: SegmentName,
-    size: SegmentSize,
-) -> Result<Option<bytes::Bytes>, Error> {
-    match cluster.read_segment(name, size).await {
-        Ok((_, bytes)) => Ok(Some(bytes)),
-        Err(error) if error.is_not_found() => {
-            let pieces = cluster.read_pieces(name, size).await?;
-            Ok((!pieces.is_empty()).then(|| pieces.into()))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// PostgreSQL wants a file of the whole size; what is not there yet is zeroes, where it finds the end of WAL.
 fn deliver(bytes: bytes::Bytes, size: SegmentSize, path: &Path) -> Result<(), Error> {
     write_beside(path, |file| {
@@ -249,68 +273,6 @@ fn write_beside(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()
     let mut file = open.map_err(Error::file("create", &beside))?;
     write(&mut file).map_err(Error::file("write", &beside))?;
     fs::rename(&beside, path).map_err(Error::file("put in place", path))
-}
-
-/// Uses a segment that was fetched ahead, and forgets the ones before it.
-fn take_prefetched(name: SegmentName, size: SegmentSize, path: &Path) -> bool {
-    let directory = Path::new(PREFETCH_PATH);
-    let Ok(entries) = fs::read_dir(directory) else { return false };
-    for entry in entries.flatten() {
-        let old = entry.file_name().to_str().and_then(|text| SegmentName::parse(text, size));
-        if old.is_some_and(|old| old.number < name.number) {
-            // What stays is removed when recovery ends.
-            drop(fs::remove_file(entry.path()));
-        }
-    }
-    fs::rename(directory.join(name.file_name(size)), path).is_ok()
-}
-
-/// Whether it is time to fetch ahead of this segment: less than half of what should be there is.
-pub fn prefetch_is_due(plan: &RecoveryPlan, file_name: &str) -> bool {
-    let Some(name) = SegmentName::parse(file_name, plan.segment_size()) else { return false };
-    let ready = ahead(plan, name).filter(|next| prefetched(plan, *next).exists()).count() as u64;
-    ready < PREFETCH_SEGMENTS / 2
-}
-
-fn ahead(plan: &RecoveryPlan, name: SegmentName) -> impl Iterator<Item = SegmentName> + '_ {
-    std::iter::successors(Some(plan.after(name)), |name| Some(plan.after(*name)))
-        .take(usize::try_from(PREFETCH_SEGMENTS).unwrap_or(1))
-}
-
-fn prefetched(plan: &RecoveryPlan, name: SegmentName) -> PathBuf {
-    Path::new(PREFETCH_PATH).join(name.file_name(plan.segment_size()))
-}
-
-/// Fetches the segments that come after this one, until there are enough or no more whole ones. Only one process does so
-/// at a time; another finds nothing to do.
-pub async fn prefetch(cluster: &Cluster, plan: &RecoveryPlan, file_name: &str) -> Result<(), Error> {
-    let size = plan.segment_size();
-    let Some(name) = SegmentName::parse(file_name, size) else { return Ok(()) };
-    let directory = Path::new(PREFETCH_PATH);
-    fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
-    let lock = File::create(directory.join("lock")).map_err(Error::file("create", directory))?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
-    for next in ahead(plan, name) {
-        let path = prefetched(plan, next);
-        if path.exists() {
-            continue;
-        }
-        if !matches!(plan.permit(next), Permit::Serve { .. } | Permit::ServeIfThere) {
-            break;
-        }
-        match cluster.read_segment(next, size).await {
-            Ok((_, bytes)) => write_beside(&path, |file| {
-                file.write_all(&bytes)?;
-                // After a crash of the machine PostgreSQL recovers again, and must not find a name without its bytes.
-                file.sync_all()
-            })?,
-            Err(error) if error.is_not_found() => break,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -333,12 +295,14 @@ mod tests {
         RecoveryPlan {
             format: 1,
             repository: "memory:".into(),
+            access: Access { token_file: Some("/run/token".into()), ..Access::default() },
             cluster: "c".into(),
             system_identifier: 1,
             segment_size: 16 * MB,
             backup: "b".into(),
             standby,
             timelines: vec![step(1, Some(40 * MB), 40 * MB), step(3, None, 100 * MB)],
+            identity: None,
         }
     }
 
@@ -382,6 +346,9 @@ mod tests {
         let path = directory.path().join("plan.json");
         fs::write(&path, plan(true).encode().unwrap()).unwrap();
         assert_eq!(RecoveryPlan::read(&path).unwrap(), plan(true));
+        let older = plan(true).encode().unwrap().replace("access", "forgotten");
+        fs::write(&path, older).unwrap();
+        assert_eq!(RecoveryPlan::read(&path).unwrap().access, Access::default());
         fs::write(&path, plan(true).encode().unwrap().replace("\"format\": 1", "\"format\": 2")).unwrap();
         assert!(RecoveryPlan::read(&path).is_err());
     }
