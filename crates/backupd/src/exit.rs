@@ -75,8 +75,9 @@ fn of_engine(error: &Engine) -> Exit {
         Engine::Server(error) => of_server(error),
         Engine::Repository(error) => of_repository(error),
         Engine::Unsuitable { .. } | Engine::BadWal { .. } | Engine::Diverged { .. } => Exit::Unsuitable,
-        Engine::BadBackup(_) | Engine::WalNotArchived { .. } => Exit::Unsuitable,
+        Engine::BadBackup(_) | Engine::Overtaken { .. } | Engine::WalNotArchived { .. } => Exit::Unsuitable,
         Engine::Unreachable { .. } => Exit::NoTarget,
+        Engine::NoNode { .. } => Exit::Server,
         Engine::Destination { .. } | Engine::File { .. } => Exit::Destination,
         Engine::Stopped => Exit::Failed,
     }
@@ -101,9 +102,13 @@ fn of_repository(error: &Repository) -> Exit {
     match error {
         Repository::Store(error) => of_store(error),
         Repository::Damaged { .. } | Repository::Missing { .. } | Repository::Differs { .. } => Exit::Damaged,
-        Repository::UnknownFormat { .. } => Exit::Repository,
+        Repository::UnknownFormat { .. } | Repository::OtherRecipients { .. } => Exit::Repository,
+        Repository::NoIdentity { .. } | Repository::WrongIdentity { .. } => Exit::Configuration,
+        Repository::NotARecipient(_) | Repository::TooManyRecipients => Exit::Usage,
+        Repository::LastRecipient(_) | Repository::NoRecipient(_) => Exit::Failed,
         Repository::OtherCluster { .. } => Exit::Unsuitable,
         Repository::NoCluster { .. } | Repository::NoRepository { .. } => Exit::Repository,
+        Repository::OtherRepository { .. } => Exit::Repository,
         Repository::NoBackup(_) => Exit::NoTarget,
         Repository::ClusterName(_) => Exit::Configuration,
         Repository::Encode { .. } => Exit::Failed,
@@ -113,7 +118,12 @@ fn of_repository(error: &Repository) -> Exit {
 fn of_store(error: &Store) -> Exit {
     match error {
         Store::NotFound { .. } | Store::Exists { .. } | Store::Changed { .. } => Exit::Repository,
+        Store::Fenced { .. } => Exit::Repository,
         Store::Denied { .. } | Store::Full { .. } | Store::Unavailable { .. } => Exit::Repository,
+        Store::Unauthorized { .. } | Store::Untrusted { .. } => Exit::Repository,
+        Store::ReadOnly { .. } | Store::Unusable { .. } => Exit::Repository,
+        Store::Corrupt { .. } => Exit::Damaged,
+        Store::Locked { .. } | Store::Refused { .. } => Exit::Repository,
     }
 }
 
@@ -134,8 +144,10 @@ mod tests {
             (Engine::WalNotArchived { reason: text() }.into(), 5),
             (Repository::OtherCluster { name: text(), what: "x", stored: text(), found: text() }.into(), 5),
             (Store::Full { action: "create", key: text(), source: io() }.into(), 6),
+            (Store::Unauthorized { address: text() }.into(), 6),
             (Repository::UnknownFormat { key: text(), found: 9 }.into(), 6),
             (Repository::Damaged { key: text(), reason: text() }.into(), 7),
+            (Repository::NoIdentity { key: text() }.into(), 3),
             (Repository::NoBackup(text()).into(), 8),
             (Engine::Unreachable { reason: text() }.into(), 8),
             (Engine::Destination { reason: text(), hint: text() }.into(), 9),

@@ -60,7 +60,10 @@ impl Failure {
         match self {
             Failure::Config(_) | Failure::System { .. } => None,
             Failure::Destination { hint, .. } => Some(hint.clone()),
-            Failure::Engine(error) => hint(error, settings),
+            Failure::Engine(error) => {
+                let hints = [hint(error, settings), settings.and_then(|settings| elsewhere(error, settings))];
+                hints.into_iter().flatten().reduce(|one, other| format!("{one}; {other}"))
+            }
         }
     }
 
@@ -79,6 +82,7 @@ impl Failure {
 fn hint(error: &engine::Error, settings: Option<&Settings>) -> Option<String> {
     use replication::Error as Server;
     use repository::Error as Repository;
+    let engine_hint = || error.hint();
     match error {
         engine::Error::Server(Server::NotReplicationRole { .. }) => {
             let role = settings
@@ -92,6 +96,57 @@ fn hint(error: &engine::Error, settings: Option<&Settings>) -> Option<String> {
         engine::Error::Repository(Repository::NoCluster { name, .. }) => Some(format!(
             "{name}/cluster.json is not there; check DRYDOCK_CLUSTER, or start `backupd run` for this cluster"
         )),
-        _ => error.hint(),
+        engine::Error::Repository(Repository::NoIdentity { .. }) => Some(
+            "set DRYDOCK_IDENTITY_FILE to the file of an identity it is encrypted to, or DRYDOCK_IDENTITY_COMMAND"
+                .to_owned(),
+        ),
+        engine::Error::Repository(Repository::WrongIdentity { .. }) => Some(
+            "use the identity of one of those who were recipients when it was written; `age-keygen -y FILE` shows whose a file is"
+                .to_owned(),
+        ),
+        engine::Error::Repository(Repository::OtherRecipients { .. }) => Some(
+            "find out who changed repository.json; if it was you, change DRYDOCK_RECIPIENTS (encryption.recipients), too"
+                .to_owned(),
+        ),
+        engine::Error::Repository(Repository::Store(error)) => of_store(error).or_else(engine_hint),
+        _ => engine_hint(),
     }
+}
+
+/// Where else it can be read, when the repository cannot be.
+fn elsewhere(error: &engine::Error, settings: &Settings) -> Option<String> {
+    use repository::Error as Repository;
+    use store::Error as Store;
+    let engine::Error::Repository(error) = error else { return None };
+    let is_unreadable = match error {
+        Repository::NoRepository { .. } | Repository::Damaged { .. } | Repository::Missing { .. } => true,
+        Repository::Store(
+            Store::Unavailable { action, .. } | Store::Denied { action, .. } | Store::Refused { action, .. },
+        ) => ["open", "read", "list"].contains(action),
+        _ => false,
+    };
+    let others: Vec<&str> = settings.further.addresses().map(|address| address.as_str()).collect();
+    (is_unreadable && !others.is_empty()).then(|| {
+        format!("the same is kept in {}; read from there with --repository ADDRESS", others.join(" and "))
+    })
+}
+
+fn of_store(error: &store::Error) -> Option<String> {
+    use store::Error as Store;
+    let hint = match error {
+        Store::Unauthorized { .. } => {
+            "DRYDOCK_REPOSITORY_TOKEN, or the file DRYDOCK_REPOSITORY_TOKEN_FILE names, must be the token of that \
+             service, its DRYDOCK_SERVE_TOKEN"
+        }
+        Store::Untrusted { .. } => {
+            "if the service's certificate is of an authority of your own, set DRYDOCK_REPOSITORY_CA_FILE to that \
+             authority's certificate; see that the certificate names this host and is still valid, and that TLS is served \
+             there at all"
+        }
+        Store::ReadOnly { .. } => {
+            "another service serves it; write to the repository at its own address, such as file:///var/backups"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }

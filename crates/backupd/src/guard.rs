@@ -1,15 +1,20 @@
 //! Takes a base backup by itself when a hole in the WAL has none behind it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use engine::archive::ArchiveStatus;
-use engine::backup::{self, BackupConfig, BackupRequest, Progress};
+use engine::backup::{BackupRequest, Progress};
 use engine::status;
 use repository::Cluster;
 use repository::wal::Hole;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::events::Events;
+use crate::{Failure, source};
 
 /// Time to the next try after a failure; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_secs(5);
@@ -17,13 +22,16 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Holes are found when a session begins, and then we look. This is for one that somebody else has found.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Looks whenever streaming begins. One backup at a time, for the next look comes after it.
+/// Looks whenever streaming begins. One backup at a time: `gate` is held while it is taken.
 pub(crate) async fn run(
-    config: BackupConfig,
+    settings: Settings,
     cluster: Cluster,
     mut archive: watch::Receiver<ArchiveStatus>,
+    gate: Arc<Mutex<()>>,
+    events: Events,
     shutdown: CancellationToken,
 ) {
+    let mut told = None;
     let mut looked_at = None;
     let mut delay = RETRY_MIN;
     loop {
@@ -37,11 +45,13 @@ pub(crate) async fn run(
             },
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
-        while let Err(error) = look(&config, &cluster, &archive, &shutdown).await {
+        while let Err(error) = look(&settings, &cluster, &archive, &gate, &mut told, &events, &shutdown).await
+        {
             if shutdown.is_cancelled() {
                 return;
             }
-            let hint = error.hint().unwrap_or_default();
+            events.backup_failed(&engine::chain(&error));
+            let hint = error.hint(Some(&settings)).unwrap_or_default();
             tracing::warn!(
                 hint,
                 retry_seconds = delay.as_secs(),
@@ -58,11 +68,14 @@ pub(crate) async fn run(
 }
 
 async fn look(
-    config: &BackupConfig,
+    settings: &Settings,
     cluster: &Cluster,
     archive: &watch::Receiver<ArchiveStatus>,
+    gate: &Mutex<()>,
+    told: &mut Option<Hole>,
+    events: &Events,
     shutdown: &CancellationToken,
-) -> Result<(), engine::Error> {
+) -> Result<(), Failure> {
     let Some(size) = archive.borrow().server.as_ref().map(|server| server.segment_size) else {
         // Without a server there is nothing to back up; the next session brings us here again.
         return Ok(());
@@ -72,15 +85,22 @@ async fn look(
     if holes.is_empty() {
         return Ok(());
     }
+    // A backup that is being taken may be what the hole needs, and is known once it is over.
+    let _held = gate.lock().await;
     let records = cluster.backups().await?.records;
     let Some(hole) = status::hole_needs_backup(&holes, &records) else { return Ok(()) };
+    if told.as_ref() != Some(hole) {
+        events.hole_found(hole);
+        *told = Some(hole.clone());
+    }
     tracing::info!(
         timeline = %hole.timeline, from = %hole.from, to = %hole.to,
         "taking a base backup, because no backup lies behind this hole in the WAL"
     );
     let request = BackupRequest { note: Some(note(hole)) };
     let (progress, _) = watch::channel(Progress::default());
-    let record = backup::run(config, cluster, &request, &progress, shutdown).await?;
+    let record = source::back_up(settings, cluster, &request, &progress, shutdown).await?;
+    events.backup_finished(&record);
     tracing::info!(backup = %record.id, "the hole in the WAL has a base backup behind it now");
     Ok(())
 }

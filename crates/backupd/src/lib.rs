@@ -2,17 +2,27 @@
 //! codes.
 
 pub mod config;
+mod copies;
+pub mod events;
 pub mod exit;
 mod failure;
 mod guard;
+mod lazy;
 pub mod logging;
+mod monitor;
 pub mod open;
+mod process;
+pub mod schedule;
+pub mod serve;
 pub mod service;
+pub mod source;
 pub mod stop;
+mod systemd;
 
 use chrono::{DateTime, Utc};
 use engine::backup::BackupConfig;
 
+pub use crate::copies::Copies;
 pub use crate::exit::Exit;
 pub use crate::failure::Failure;
 
@@ -38,8 +48,17 @@ pub fn backup_config(settings: &config::Settings) -> Result<BackupConfig, Failur
 }
 
 /// `host/process id`, so that a person finds who runs a backup.
-fn runner() -> String {
+pub fn runner() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = if name.trim().is_empty() { "unknown" } else { name.trim() };
     format!("{name}/{}", std::process::id())
+}
+
+/// Room in the file system that holds the repository. A directory that cannot be asked is found out about elsewhere.
+pub fn space(directory: &std::path::Path) -> Option<engine::check::Space> {
+    let found = rustix::fs::statvfs(directory).ok()?;
+    Some(engine::check::Space {
+        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+    })
 }

@@ -6,9 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
+/// What the SDK of AWS thinks of credentials; our own errors say it in one sentence. A filter that names it has the last
+/// word.
+const NOT_WARNINGS: &str = "aws_config=error";
+
 /// Starts logging.
 pub fn start(log: &Log) {
-    let filter = EnvFilter::new(&log.filter);
+    let filter = EnvFilter::new(format!("{NOT_WARNINGS},{}", log.filter));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log.format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),

@@ -1,5 +1,6 @@
 //! `backupd`: the service.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use backupd::config::{self, Flags, setting};
@@ -21,6 +22,8 @@ struct Arguments {
 enum Verb {
     /// Archive WAL until told to stop by SIGTERM or SIGINT
     Run,
+    /// See whether the configuration could be started with, and say what it comes to
+    CheckConfig,
 }
 
 fn long_help() -> String {
@@ -29,6 +32,9 @@ fn long_help() -> String {
 
 /// One thread receives and decides; these compress, and wait for the repository. More would each keep memory of their own.
 const BLOCKING_THREADS_MAX: usize = 6;
+/// As many calls may be under way to a repository that may lag, two writes, two copies and a listing, and none of them may
+/// ever answer. Nobody else is to wait for a thread because of that.
+const BLOCKING_THREADS_PER_LAGGING: usize = 5;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
     logging::start(&settings.log);
     let ended = match arguments.verb {
         Verb::Run => run(&settings),
+        Verb::CheckConfig => check_config(&settings),
     };
     match ended {
         Ok(()) => Exit::Done.into(),
@@ -53,9 +60,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// What only the service looks at is looked at, too; nothing is reached, made or listened on.
+fn check_config(settings: &config::Settings) -> Result<(), Failure> {
+    let text = service::describe(settings)?;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).map_err(Failure::system("write the result"))
+}
+
 fn run(settings: &config::Settings) -> Result<(), Failure> {
+    let threads = BLOCKING_THREADS_MAX + BLOCKING_THREADS_PER_LAGGING * settings.further.later.len();
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .max_blocking_threads(threads)
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?;

@@ -4,20 +4,36 @@
 //! pure; [`load`] looks at the machine and calls it.
 
 mod address;
+mod encryption;
+mod events;
 mod parse;
+mod retention;
+mod s3;
+mod schedule;
+mod serve;
 pub mod setting;
+mod several;
 mod sources;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::expire::Policy;
+use engine::follow::{BackupSource, FollowConfig, Node};
 use replication::{ConnectConfig, Host, Secret, SslMode, Tls};
+use store::http::{HttpOptions, Token};
 use tracing_subscriber::EnvFilter;
 
 pub use self::address::Address;
+pub use self::encryption::Encryption;
+pub use self::events::EventSettings;
+pub use self::schedule::ScheduleSettings;
+pub use self::serve::{ServeSettings, TlsFiles};
 use self::setting::Setting;
+pub use self::several::Further;
 use self::sources::{Sources, Value};
 
 /// Where the file is looked for when nothing says otherwise; it need not be there.
@@ -27,6 +43,13 @@ pub const DEFAULT_FILE: &str = "/etc/drydock/drydock.toml";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
+
+impl Error {
+    /// For settings that turn out to be wrong only when they are used.
+    pub fn new(text: String) -> Error {
+        Error(text)
+    }
+}
 
 /// How files that settings name are read.
 pub type ReadFile = fn(&Path) -> io::Result<String>;
@@ -60,12 +83,32 @@ pub struct Machine {
 pub struct Settings {
     /// Where the repository is.
     pub repository: Address,
+    /// Others that have the same.
+    pub further: Further,
+    /// What it needs beside its address.
+    pub store: store::Options,
+    /// The file that the token for it came from.
+    pub token_file: Option<PathBuf>,
+    /// How the repository is served, where it is. What does not serve it need not be able to read its secrets.
+    serve: Result<Option<ServeSettings>, Error>,
+    /// Where health and metrics are told.
+    pub monitor: Option<SocketAddr>,
+    /// By variable, what recovery needs again to reach a bucket.
+    pub s3_for_recovery: BTreeMap<String, String>,
+    /// Variables for AWS that a bucket is reached with. Their values may be secrets, so recovery is not handed them.
+    pub s3_variables: Vec<&'static str>,
     /// The cluster's name in it.
     pub cluster: String,
     /// The server, where one is configured. What only reads the repository needs none.
     server: Result<ServerSettings, Error>,
-    /// The replication slot.
+    /// The replication slot; its name counts also where none is used.
     pub slot: String,
+    /// Whether a slot is used.
+    pub use_slot: bool,
+    /// The database with repmgr's metadata.
+    pub repmgr_database: Option<String>,
+    /// Which node a backup copies.
+    pub backup_source: BackupSource,
     /// How long WAL of an unfinished segment may wait.
     pub flush_interval: Duration,
     /// Segments compressed and written at once.
@@ -80,21 +123,38 @@ pub struct Settings {
     pub wal_wait: Duration,
     /// After how long an unfinished backup is dead.
     pub dead_after: Duration,
+    /// When things are done.
+    pub schedule: ScheduleSettings,
+    /// What is kept.
+    pub retention: Policy,
     /// Limit on what the server sends, in kB/s.
     pub max_rate_kb: Option<u32>,
+    /// Whom to tell what has happened.
+    pub events: EventSettings,
+    /// To whom things are encrypted, and what reads them.
+    pub encryption: Encryption,
     /// How to log.
     pub log: Log,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
 }
 
-/// The server.
+/// The server, or the nodes of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// For replication.
+    /// For replication; the first of several nodes.
     pub replication: ConnectConfig,
-    /// For SQL.
+    /// For SQL; the first of several nodes.
     pub sql: ConnectConfig,
+    /// All nodes that are configured.
+    pub nodes: Vec<Node>,
+}
+
+impl ServerSettings {
+    /// The first node, for archiving, which asks the odd question in SQL, too, with the role it has.
+    pub fn for_archive(&self) -> ConnectConfig {
+        ConnectConfig { database: self.sql.database.clone(), ..self.replication.clone() }
+    }
 }
 
 /// How to log.
@@ -117,6 +177,26 @@ pub enum LogFormat {
 }
 
 impl Settings {
+    /// How to serve the repository, if it is to be served, or the sentence that says what is wrong with it.
+    pub fn serve(&self) -> Result<Option<&ServeSettings>, Error> {
+        self.serve.as_ref().map(Option::as_ref).map_err(Clone::clone)
+    }
+
+    /// How to follow the primary, where there may be several nodes.
+    pub fn follow(&self, clock: engine::Clock) -> Result<Option<FollowConfig>, Error> {
+        let nodes = self.server()?.nodes.clone();
+        if nodes.len() < 2 && self.repmgr_database.is_none() {
+            return Ok(None);
+        }
+        let repmgr_database = self.repmgr_database.clone();
+        Ok(Some(FollowConfig { nodes, repmgr_database, slot: self.slot_in_use(), clock }))
+    }
+
+    /// The slot, where one is used.
+    pub fn slot_in_use(&self) -> Option<String> {
+        self.use_slot.then(|| self.slot.clone())
+    }
+
     /// The server, or the sentence that says which setting is missing.
     pub fn server(&self) -> Result<&ServerSettings, Error> {
         self.server.as_ref().map_err(Clone::clone)
@@ -170,10 +250,33 @@ pub fn resolve(
         Some(text) => Some(Value::flag("--cluster", text)),
         None => resolver.sources.get(&setting::CLUSTER)?,
     };
+    let token = resolver.sources.get(&setting::HTTP_TOKEN)?;
+    let http = HttpOptions {
+        token: token.as_ref().map(|token| Token::new(&token.text)),
+        ca_file: resolver.path(&setting::HTTP_CA_FILE)?,
+        insecure: resolver.truth(&setting::HTTP_INSECURE)?,
+    };
+    let repository = repository_address(&repository)?;
     Ok(Settings {
-        repository: repository_address(&repository)?,
+        further: resolver.further(&repository, flags.repository.is_some())?,
+        repository,
+        store: store::Options { http, s3: resolver.s3()? },
+        s3_for_recovery: resolver.s3_for_recovery()?,
+        s3_variables: resolver.s3_variables()?,
+        token_file: token.and_then(|token| token.file),
+        serve: resolver.serve(),
+        monitor: resolver.parse(
+            &setting::MONITOR_LISTEN,
+            "an address and a port, such as 0.0.0.0:8080",
+            |text| text.parse().ok(),
+        )?,
         cluster: cluster.as_ref().map_or_else(|| Ok("pg_cluster".to_owned()), cluster_name)?,
         server: resolver.server()?,
+        use_slot: resolver.parse(&setting::USE_SLOT, "true or false", truth)?.unwrap_or(true),
+        repmgr_database: resolver.text(&setting::REPMGR_DATABASE)?,
+        backup_source: resolver
+            .parse(&setting::BACKUP_SOURCE, "primary, prefer-standby or standby", |text| text.parse().ok())?
+            .unwrap_or_default(),
         slot: resolver.parse(&setting::SLOT, SLOT_EXPECTED, slot)?.unwrap_or_else(|| "drydock".to_owned()),
         flush_interval: resolver.duration(&setting::FLUSH_INTERVAL)?.unwrap_or(Duration::from_secs(1)),
         in_flight: resolver.count(&setting::IN_FLIGHT, 64)?.unwrap_or(2),
@@ -182,11 +285,15 @@ pub fn resolve(
         role_files: resolver.role_files()?,
         wal_wait: resolver.duration(&setting::WAL_WAIT)?.unwrap_or(Duration::from_secs(600)),
         dead_after: resolver.duration(&setting::DEAD_AFTER)?.unwrap_or(Duration::from_secs(3600)),
+        schedule: resolver.schedule()?,
+        retention: resolver.retention()?,
         max_rate_kb: resolver.parse(
             &setting::MAX_RATE,
             "a size from 32kB to 1024MB a second, such as 50MB",
             rate,
         )?,
+        events: resolver.events()?,
+        encryption: resolver.encryption()?,
         log: resolver.log()?,
         file: file.map(|(path, _)| path.to_owned()),
     })
@@ -214,6 +321,10 @@ impl Resolver<'_> {
 
     fn path(&self, setting: &Setting) -> Result<Option<PathBuf>, Error> {
         Ok(self.text(setting)?.map(PathBuf::from))
+    }
+
+    fn truth(&self, setting: &Setting) -> Result<bool, Error> {
+        Ok(self.parse(setting, "true or false", |text| text.parse().ok())?.unwrap_or(false))
     }
 
     fn duration(&self, setting: &Setting) -> Result<Option<Duration>, Error> {
@@ -247,7 +358,32 @@ impl Resolver<'_> {
         if let Some(timeout) = self.duration(&setting::SQL_CONNECT_TIMEOUT)? {
             sql.connect_timeout = timeout;
         }
-        Ok(Ok(ServerSettings { replication, sql }))
+        let nodes = self.nodes(&replication, &sql)?;
+        Ok(Ok(ServerSettings { replication, sql, nodes }))
+    }
+
+    /// Every node that is named, once.
+    fn nodes(&self, replication: &ConnectConfig, sql: &ConnectConfig) -> Result<Vec<Node>, Error> {
+        let port = self.parse(&setting::PORT, PORT_EXPECTED, port)?;
+        let mut nodes: Vec<Node> = Vec::new();
+        for value in
+            [self.sources.get(&setting::HOST)?, self.sources.get(&setting::PARTNERS)?].into_iter().flatten()
+        {
+            for (name, own_port) in hosts(&value)? {
+                let at = |config: &ConnectConfig| {
+                    let mut config = config.clone();
+                    config.host = Host::parse(&name);
+                    config.port = own_port.or(port).unwrap_or(DEFAULT_PORT);
+                    config
+                };
+                let for_archive = ConnectConfig { database: sql.database.clone(), ..at(replication) };
+                let node = Node::configured(for_archive, at(sql));
+                if !nodes.iter().any(|known| known.name == node.name) {
+                    nodes.push(node);
+                }
+            }
+        }
+        Ok(nodes)
     }
 
     fn replication(&self) -> Result<Result<ConnectConfig, Error>, Error> {
@@ -256,7 +392,9 @@ impl Resolver<'_> {
         let Some(host) = self.sources.get(&setting::HOST)? else {
             return Ok(Err(Error("no server is configured: set REPLICATION_HOST".to_owned())));
         };
-        let (name, own_port) = one_host(&host)?;
+        let Some((name, own_port)) = hosts(&host)?.into_iter().next() else {
+            return Ok(Err(Error("no server is configured: set REPLICATION_HOST".to_owned())));
+        };
         let Some(user) = user else {
             return Ok(Err(Error("no role is configured: set REPLICATION_USER".to_owned())));
         };
@@ -325,6 +463,8 @@ impl Resolver<'_> {
 /// What the server sends with its own end is reported by us anyway, and better.
 const LOG_FILTER: &str = "info,tokio_postgres=warn";
 const SLOT_EXPECTED: &str = "up to 63 lower-case letters, digits and underscores";
+/// PostgreSQL's.
+const DEFAULT_PORT: u16 = 5432;
 const PORT_EXPECTED: &str = "a port from 1 to 65535";
 const SSLMODE_EXPECTED: &str = "disable, allow, prefer, require, verify-ca or verify-full";
 
@@ -347,17 +487,27 @@ fn rate(text: &str) -> Option<u32> {
     (32..=1_048_576).contains(&kb).then_some(kb)
 }
 
-fn one_host(value: &Value) -> Result<(String, Option<u16>), Error> {
-    if value.text.contains(',') {
-        return Err(Error(format!(
-            "{} names several servers ({}): expected one for now, the primary; following several nodes comes later",
-            value.origin, value.text
-        )));
+/// PostDock has 0 and 1.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
     }
-    let malformed = || value.unexpected("host, host:port, or the directory of a socket");
-    let (host, own_port) = parse::host_and_port(value.text.trim()).ok_or_else(malformed)?;
-    let own_port = own_port.map(|text| port(text).ok_or_else(malformed)).transpose()?;
-    Ok((host, own_port))
+}
+
+fn hosts(value: &Value) -> Result<Vec<(String, Option<u16>)>, Error> {
+    let malformed = || {
+        value.unexpected(
+            "host, host:port, or the directory of a socket, or several of these with commas between",
+        )
+    };
+    let one = |text: &str| {
+        let (host, own_port) = parse::host_and_port(text).ok_or_else(malformed)?;
+        Ok((host, own_port.map(|text| port(text).ok_or_else(malformed)).transpose()?))
+    };
+    let names = value.text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(one).collect()
 }
 
 fn repository_address(value: &Value) -> Result<Address, Error> {

@@ -13,6 +13,8 @@ pub(super) struct Value {
     pub text: String,
     pub origin: Origin,
     secret: bool,
+    /// The file that a secret came from.
+    pub file: Option<PathBuf>,
 }
 
 /// Where a value stood, as messages name it.
@@ -35,7 +37,7 @@ impl fmt::Display for Origin {
 
 impl Value {
     pub fn flag(flag: &'static str, text: &str) -> Value {
-        Value { text: text.to_owned(), origin: Origin::Flag(flag), secret: false }
+        Value { text: text.to_owned(), origin: Origin::Flag(flag), secret: false, file: None }
     }
 
     /// The error that this value is not what is expected.
@@ -86,12 +88,13 @@ impl<'a> Sources<'a> {
     fn variable(&self, name: &str, secret: bool) -> Option<Value> {
         // Compose files and manifests set variables to nothing to unset them.
         let text = self.environment.get(name).filter(|text| !text.is_empty())?.clone();
-        Some(Value { text, origin: Origin::Variable(name.to_owned()), secret })
+        Some(Value { text, origin: Origin::Variable(name.to_owned()), secret, file: None })
     }
 
     fn key(&self, key: &str, secret: bool) -> Option<Value> {
         let text = self.file.get(key)?.clone();
-        Some(Value { text, origin: Origin::Key { key: key.to_owned(), path: self.path.clone() }, secret })
+        let origin = Origin::Key { key: key.to_owned(), path: self.path.clone() };
+        Some(Value { text, origin, secret, file: None })
     }
 
     /// The secret itself, or what is in the file that is to hold it.
@@ -107,7 +110,7 @@ impl<'a> Sources<'a> {
                 // Editors and `echo` end a file with a line break that nobody means.
                 let text = read.strip_suffix('\n').unwrap_or(&read);
                 let text = text.strip_suffix('\r').unwrap_or(text).to_owned();
-                Ok(Some(Value { text, origin: file.origin, secret: true }))
+                Ok(Some(Value { text, origin: file.origin, secret: true, file: Some(file.text.into()) }))
             }
             (plain, None) => Ok(plain),
         }
@@ -145,13 +148,11 @@ fn flatten(
         toml::Value::String(text) => text.clone(),
         toml::Value::Integer(number) => number.to_string(),
         toml::Value::Float(number) => number.to_string(),
-        toml::Value::Boolean(_)
-        | toml::Value::Datetime(_)
-        | toml::Value::Array(_)
-        | toml::Value::Table(_) => {
+        toml::Value::Boolean(truth) => truth.to_string(),
+        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
             let found = value.type_str();
             return Err(Error(format!(
-                "{key} in {} is a {found}: expected a text or a number",
+                "{key} in {} is a {found}: expected a text, a number, true or false",
                 path.display()
             )));
         }
@@ -225,6 +226,6 @@ mod tests {
         );
         assert!(said("host").contains("did you mean \"server.host\"?"), "{}", said("host"));
         assert!(said("repositry").contains("did you mean \"repository\"?"));
-        assert!(said("no_such_setting").contains("the keys are repository, cluster"));
+        assert!(said("no_such_setting").contains("the keys are repository, "));
     }
 }

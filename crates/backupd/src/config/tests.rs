@@ -26,7 +26,7 @@ fn the_environment_alone_is_enough() {
     let settings =
         settings("", &[REPOSITORY, HOST, USER, ("REPLICATION_PASSWORD", "x"), ("HOME", "/home/d")]).unwrap();
     let server = settings.server().unwrap();
-    assert_eq!(settings.repository.directory(), Path::new("/var/backups"));
+    assert_eq!(settings.repository.directory(), Some(Path::new("/var/backups")));
     assert_eq!(settings.cluster, "pg_cluster");
     assert_eq!((settings.slot.as_str(), settings.workers, settings.level), ("drydock", 4, 1));
     assert_eq!(server.replication.target(), "db:5432");
@@ -148,8 +148,6 @@ fn a_wrong_value_is_named_with_what_is_expected() {
     );
     let ftp = said("", &[("DRYDOCK_REPOSITORY", "ftp://a/b")]);
     assert!(ftp.starts_with("DRYDOCK_REPOSITORY is \"ftp://a/b\": expected the address"), "{ftp}");
-    let several = said("", &[REPOSITORY, ("REPLICATION_HOST", "a,b"), USER]);
-    assert!(several.contains("several servers (a,b): expected one"), "{several}");
 }
 
 #[test]
@@ -179,10 +177,80 @@ fn a_port_behind_the_host_counts_first() {
 }
 
 #[test]
+fn several_nodes_are_followed() {
+    let found = |more: &[(&str, &str)]| {
+        let all: Vec<_> = [REPOSITORY, USER].iter().chain(more).copied().collect();
+        settings("", &all).unwrap().follow(crate::now).unwrap()
+    };
+    let names = |follow: Option<FollowConfig>| -> Vec<String> {
+        follow.map_or_else(Vec::new, |follow| follow.nodes.into_iter().map(|node| node.name).collect())
+    };
+    assert_eq!(names(found(&[HOST])), Vec::<String>::new(), "one server is no cluster");
+    let several =
+        [("REPLICATION_HOST", "a, b:5433"), ("PARTNER_NODES", "b:5433,c,"), ("REPLICATION_PORT", "1")];
+    assert_eq!(names(found(&several)), ["a:1", "b:5433", "c:1"]);
+    let repmgr =
+        found(&[HOST, ("REPLICATION_DB", "replication_db"), ("USE_REPLICATION_SLOTS", "0")]).unwrap();
+    assert_eq!(
+        (repmgr.nodes.len(), repmgr.slot, repmgr.repmgr_database.as_deref()),
+        (1, None, Some("replication_db"))
+    );
+}
+
+#[test]
 fn an_empty_variable_is_not_set() {
     let found =
         settings("", &[REPOSITORY, HOST, USER, ("REPLICATION_PORT", ""), ("DRYDOCK_CLUSTER", "")]).unwrap();
     assert_eq!(found.cluster, "pg_cluster");
+}
+
+#[test]
+fn a_repository_is_reached_and_served_with_tokens() {
+    let service =
+        [("DRYDOCK_REPOSITORY", "https://backup:8443"), ("DRYDOCK_REPOSITORY_TOKEN_FILE", "/run/t")];
+    let found = settings("http.insecure = true", &service).unwrap();
+    assert!(found.repository.is_read_only() && found.repository.directory().is_none());
+    assert_eq!(found.store.http.token, Some(Token::new("in /run/t")));
+    assert_eq!((found.token_file.as_deref(), found.store.http.insecure), (Some(Path::new("/run/t")), true));
+    assert!(said("http.insecure = 1", &service).contains("expected true or false"));
+    assert!(said("", &[("DRYDOCK_REPOSITORY", "https://u:p@backup")]).contains("expected the address"));
+
+    let serve = |file: &str, more: &[(&str, &str)]| {
+        let listen = [REPOSITORY, ("DRYDOCK_SERVE_TOKEN", "0123456789abcdef")];
+        settings(file, &[&listen[..], more].concat()).unwrap().serve().map(Option::<&_>::cloned)
+    };
+    assert_eq!(serve("", &[]), Ok(None));
+    let listen = ("DRYDOCK_SERVE_LISTEN", "0.0.0.0:1");
+    assert!(serve("", &[listen]).unwrap_err().to_string().contains("there is no TLS"));
+    assert!(serve("serve.insecure = true", &[listen]).is_ok());
+    assert!(serve("", &[("DRYDOCK_SERVE_LISTEN", "[::1]:1")]).is_ok());
+    let short = serve("", &[("DRYDOCK_SERVE_LISTEN", "[::1]:1"), ("DRYDOCK_SERVE_TOKEN", "short")]);
+    let short = short.unwrap_err().to_string();
+    assert!(short.contains("16 or more") && !short.contains("short"), "{short}");
+}
+
+#[test]
+fn further_repositories_are_named_once_and_can_be_written_to() {
+    let also = |text| ("DRYDOCK_REPOSITORY_ALSO", text);
+    let later = |text| ("DRYDOCK_REPOSITORY_LATER", text);
+    let found = settings("later = \"s3://bucket/p\"", &[REPOSITORY, also("/b, file:///c,")]).unwrap();
+    let texts = |addresses: &[Address]| addresses.iter().map(Address::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&found.further.also), ["/b", "file:///c"]);
+    assert_eq!(texts(&found.further.later), ["s3://bucket/p"]);
+    assert!(settings("", &[REPOSITORY]).unwrap().further.is_empty());
+
+    let twice = said("", &[REPOSITORY, also("/b"), later("file:///b/")]);
+    assert!(twice.starts_with("file:///b/ is named twice"), "{twice}");
+    let twice = said("", &[REPOSITORY, also("/var/backups/")]);
+    assert!(twice.starts_with("/var/backups/ is named twice"), "{twice}");
+    let served = said("", &[REPOSITORY, later("https://backup:8443")]);
+    assert!(served.starts_with("DRYDOCK_REPOSITORY_LATER is") && served.contains("only be read"), "{served}");
+    assert!(said("", &[REPOSITORY, also("ftp://x")]).contains("expected directories or buckets"));
+
+    // Who reads from one of them says so with a flag.
+    let flags = Flags { repository: Some("/b".into()), ..Flags::default() };
+    let found = settings_with("", &[REPOSITORY, also("file:///b,/c")], &flags).unwrap();
+    assert_eq!((found.repository.as_str(), texts(&found.further.also)), ("/b", vec!["/c".to_owned()]));
 }
 
 #[test]
@@ -191,4 +259,21 @@ fn role_files_may_be_given_as_paths() {
         settings("", &[REPOSITORY, ("MASTER_ROLE_LOCK_FILE_NAME", "/var/lib/postgresql/data/m.lock")])
             .unwrap();
     assert_eq!(found.role_files, ["m.lock", "standby.lock"]);
+}
+
+#[test]
+fn variables_for_aws_are_named_where_no_setting_of_ours_stands_for_them() {
+    let variables = |settings_too: &[(&str, &str)]| {
+        let aws = [
+            REPOSITORY,
+            ("AWS_ACCESS_KEY_ID", "x"),
+            ("AWS_SESSION_TOKEN", ""),
+            ("AWS_REGION", "r"),
+            ("AWS_X", "x"),
+        ];
+        settings("", &[&aws, settings_too].concat()).unwrap().s3_variables
+    };
+    assert_eq!(variables(&[]), ["AWS_ACCESS_KEY_ID", "AWS_REGION"]);
+    assert_eq!(variables(&[("DRYDOCK_S3_CREDENTIALS_FILE", "/c")]), ["AWS_REGION"]);
+    assert_eq!(variables(&[("DRYDOCK_S3_REGION", "r")]), ["AWS_ACCESS_KEY_ID"]);
 }
