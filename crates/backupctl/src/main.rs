@@ -13,10 +13,11 @@ use std::process::ExitCode;
 
 use backupd::config::{self, Flags, Log, LogFormat, Settings, setting};
 use backupd::{Exit, Failure, exit, logging};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::commands::key::{self, KeyVerb};
 use crate::commands::wal::{self, WalVerb};
-use crate::commands::{backup, check, list, restore, show, status, verify};
+use crate::commands::{backup, check, copy, expire, list, manual, pin, restore, show, status, verify};
 use crate::output::{Format, Output};
 
 /// Back up and restore PostgreSQL clusters with Drydock.
@@ -49,14 +50,29 @@ enum Verb {
     /// Restore a data directory to a point in time
     Restore(restore::Arguments),
     /// Show how things stand; fails with 10 when something is wrong
-    Status,
+    Status(status::Arguments),
     /// Look at everything that could keep a backup or a restore from working
     Check,
+    /// Remove what the retention settings do not ask for
+    Expire(expire::Arguments),
+    /// Keep a backup, whatever the retention settings say
+    Pin(pin::PinArguments),
+    /// Leave a backup to the retention settings again
+    Unpin(pin::UnpinArguments),
     /// See whether what is stored is whole
     Verify(verify::Arguments),
+    /// Copy to another repository what it lacks of this cluster; fails with 10 when the two have different objects
+    Copy(copy::Arguments),
+    /// Keys of an encrypted repository
+    #[command(subcommand)]
+    Key(KeyVerb),
     /// Archived WAL
     #[command(subcommand)]
     Wal(WalVerb),
+    /// Print what makes a shell complete these commands
+    Completions(manual::CompletionArguments),
+    /// Print the manual page, or write those of all commands into a directory
+    Manual(manual::ManualArguments),
 }
 
 fn long_help() -> String {
@@ -88,6 +104,23 @@ fn main() -> ExitCode {
         && let Some(code) = wal::run_for_recovery(verb, &arguments.flags)
     {
         return code;
+    }
+    if let Verb::Key(KeyVerb::New(new)) = &arguments.verb {
+        let output = Output { format: arguments.output, quiet: arguments.quiet };
+        return match key::make(new, &output) {
+            Ok(exit) => exit.into(),
+            Err(failure) => failed(&failure, None),
+        };
+    }
+    let printed = match &arguments.verb {
+        Verb::Completions(shell) => Some(manual::completions(shell, Arguments::command())),
+        Verb::Manual(manual) => Some(manual::manual(manual, Arguments::command())),
+        _ => None,
+    };
+    match printed {
+        Some(Ok(exit)) => return exit.into(),
+        Some(Err(failure)) => return failed(&failure, None),
+        None => {}
     }
     let settings = match config::load(&arguments.flags) {
         Ok(settings) => settings,
@@ -131,18 +164,23 @@ fn run(context: &Context, verb: Verb) -> Result<Exit, Failure> {
             Verb::List => list::run(context).await,
             Verb::Show(arguments) => show::run(context, arguments).await,
             Verb::Restore(arguments) => restore::run(context, arguments).await,
-            Verb::Status => status::run(context).await,
+            Verb::Status(arguments) => status::run(context, arguments).await,
             Verb::Check => check::run(context).await,
+            Verb::Expire(arguments) => expire::run(context, arguments).await,
+            Verb::Pin(arguments) => pin::pin(context, arguments).await,
+            Verb::Unpin(arguments) => pin::unpin(context, arguments).await,
             Verb::Verify(arguments) => verify::run(context, arguments).await,
+            Verb::Copy(arguments) => copy::run(context, arguments).await,
+            Verb::Key(verb) => key::run(context, verb).await,
             Verb::Wal(verb) => wal::run(context, verb).await,
+            // They need no configuration, and are over by now.
+            Verb::Completions(_) | Verb::Manual(_) => Ok(Exit::Done),
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,8 +1,9 @@
 //! `backupctl backup`
 
 use backupd::config::Settings;
-use backupd::{Exit, Failure, open, stop};
-use engine::backup::{self, BackupRequest, Phase, Progress};
+use backupd::{Exit, Failure, open, source, stop};
+use engine::backup::{BackupRequest, Phase, Progress};
+use repository::pin::Pin;
 use tokio::sync::watch;
 
 use super::view::BackupView;
@@ -18,18 +19,26 @@ pub(crate) struct Arguments {
     /// Words to keep with the backup
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+    /// Keep it whatever the retention settings say, until it is unpinned
+    #[arg(long)]
+    pin: bool,
 }
 
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit, Failure> {
-    let config = backupd::backup_config(&context.settings)?;
+    context.settings.server()?;
     let shutdown = stop::on_signals()?;
     let cluster = open::or_create(&context.settings, backupd::now()).await?;
     let request = BackupRequest { note: arguments.note };
     let (progress, watched) = watch::channel(Progress::default());
-    let work = backup::run(&config, &cluster, &request, &progress, &shutdown);
+    let work = source::back_up(&context.settings, &cluster, &request, &progress, &shutdown);
     let record = progress::show(&context.output, watched, describe, work).await;
     let record = record.map_err(|error| explain(error, &context.settings))?;
 
+    if arguments.pin {
+        let pin =
+            Pin { backup: record.id.clone(), reason: record.note.clone(), until: None, at: backupd::now() };
+        cluster.pin(&pin).await?;
+    }
     let view = BackupView::from(&record);
     context.output.print(&view, || summary(&view))?;
     if record.corrupt_pages_total == 0 {
@@ -44,19 +53,19 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
 
 /// WAL that does not arrive in a repository without room has an explanation that the engine, which does not see who archives,
 /// cannot give.
-fn explain(error: engine::Error, settings: &Settings) -> Failure {
+fn explain(failure: Failure, settings: &Settings) -> Failure {
     let is_full = || {
-        let space = super::space(settings.repository.directory());
+        let space = settings.repository.directory().and_then(backupd::space);
         space.is_some_and(|space| space.free_bytes < ARCHIVE_BYTES_MIN)
     };
-    match error {
-        engine::Error::WalNotArchived { .. } if is_full() => store::Error::Full {
+    match failure {
+        Failure::Engine(engine::Error::WalNotArchived { .. }) if is_full() => store::Error::Full {
             action: "archive WAL into",
             key: settings.repository.to_string(),
             source: std::io::ErrorKind::StorageFull.into(),
         }
         .into(),
-        error => error.into(),
+        failure => failure,
     }
 }
 

@@ -1,7 +1,8 @@
 //! `backupctl check`
 
+use backupd::config::Settings;
 use backupd::{Exit, Failure, open};
-use engine::check::{self, Check, Request, Verdict};
+use engine::check::{self, Check, Further, Request, Verdict};
 use serde::Serialize;
 
 use crate::Context;
@@ -21,17 +22,16 @@ struct Report {
 pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let settings = &context.settings;
     let server = settings.server()?;
-    let opened = match open::existing(settings).await {
-        Ok(cluster) => Ok(cluster),
-        Err(Failure::Engine(error)) => Err(error),
-        Err(other) => return Err(other),
-    };
+    let opened = of_engine(open::existing_for_writing(settings).await)?;
+    let further = further(settings).await?;
     let checks = check::check(&Request {
         connect: &server.replication,
         sql: &server.sql,
         slot: &settings.slot,
         cluster: opened.as_ref(),
-        space: super::space(settings.repository.directory()),
+        further: &further,
+        space: settings.repository.directory().and_then(backupd::space),
+        maximum_age: settings.schedule.maximum_age,
         now: backupd::now(),
     })
     .await;
@@ -39,6 +39,31 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let report = Report { failed: count(Verdict::Failed), warnings: count(Verdict::Warning), checks };
     context.output.print(&report, || text(&report))?;
     Ok(if report.failed > 0 { Exit::Findings } else { Exit::Done })
+}
+
+/// What is wrong with a repository is a result; what is wrong with the configuration is not.
+fn of_engine<T>(result: Result<T, Failure>) -> Result<Result<T, engine::Error>, Failure> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(Failure::Engine(error)) => Ok(Err(error)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Looks at the other repositories, where there are several.
+async fn further(settings: &Settings) -> Result<Vec<Further>, Failure> {
+    let further = &settings.further;
+    let also = further.also.iter().map(|address| (address, true));
+    let mut looked_at = Vec::new();
+    for (address, required) in also.chain(further.later.iter().map(|address| (address, false))) {
+        let used = async {
+            let cluster = open::existing_at(address, settings).await?.cluster(&settings.cluster)?;
+            cluster.probe().await.map_err(Failure::from)
+        };
+        let used = of_engine(used.await)?;
+        looked_at.push(Further { address: address.to_string(), required, used });
+    }
+    Ok(looked_at)
 }
 
 fn text(report: &Report) -> String {

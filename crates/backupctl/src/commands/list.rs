@@ -1,15 +1,17 @@
 //! `backupctl list`
 
 use backupd::{Exit, Failure, open};
+use chrono::{DateTime, Utc};
 use engine::catalog::Catalog;
 use engine::status::{self, Window};
-use repository::BackupId;
+use repository::pin::Pin;
 use repository::wal::Hole;
+use repository::{BackupId, Cluster};
 use serde::Serialize;
 
 use super::view::{self, BackupView, WalView};
 use crate::Context;
-use crate::output::{lines, size, table, time};
+use crate::output::{duration, lines, size, table, time};
 
 /// What is in the repository.
 #[derive(Debug, Serialize)]
@@ -44,23 +46,33 @@ struct Unreadable {
 pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let cluster = open::existing(&context.settings).await?;
     let catalog = Catalog::load(&cluster).await?;
+    let mut wal = view::wal(&catalog.coverage);
+    view::mark_tails(&mut wal, &status::forks(&catalog));
     let list = List {
         cluster: cluster.name().to_owned(),
         system_identifier: catalog.identity.system_identifier.to_string(),
         postgresql_major: catalog.identity.postgresql_major,
-        backups: catalog.backups.records.iter().map(BackupView::from).collect(),
+        backups: views(&cluster, &catalog).await?,
         unreadable_backups: catalog
             .backups
             .unreadable
             .iter()
             .map(|(id, error)| Unreadable { id: id.clone(), reason: error.to_string() })
             .collect(),
-        wal: view::wal(&catalog.coverage),
+        wal,
         holes: view::holes(&catalog.coverage),
         windows: status::windows(&cluster, &catalog).await?,
     };
     context.output.print(&list, || text(&list))?;
     Ok(Exit::Done)
+}
+
+async fn views(cluster: &Cluster, catalog: &Catalog) -> Result<Vec<BackupView>, Failure> {
+    let mut views = Vec::new();
+    for record in &catalog.backups.records {
+        views.push(BackupView { pin: cluster.pin_of(&record.id).await?, ..BackupView::from(record) });
+    }
+    Ok(views)
 }
 
 fn text(list: &List) -> String {
@@ -80,27 +92,19 @@ fn backups(list: &List) -> String {
     if list.backups.is_empty() && list.unreadable_backups.is_empty() {
         return "No backups.\n".to_owned();
     }
-    let mut rows = table(&[
-        "Backup",
-        "Finished",
-        ">Timeline",
-        "Start..stop LSN",
-        ">Size",
-        ">Stored",
-        ">Shared",
-        "Parent",
-        "Note",
-    ]);
+    let mut rows =
+        table(&["Backup", "Finished", ">Age", ">Took", ">Timeline", ">Size", ">Stored", ">Shared", "Note"]);
+    let now = backupd::now();
     for backup in &list.backups {
         rows.add_row([
             backup.id.to_string(),
             time(backup.finished_at),
+            between(backup.finished_at, now),
+            between(backup.started_at, backup.finished_at),
             backup.timeline.to_string(),
-            format!("{}..{}", backup.start_lsn, backup.stop_lsn),
             size(backup.size_bytes),
             size(backup.stored_bytes),
             size(backup.shared_bytes),
-            backup.parent.as_ref().map_or_else(|| "-".to_owned(), BackupId::to_string),
             note(backup),
         ]);
     }
@@ -114,12 +118,21 @@ fn backups(list: &List) -> String {
     text
 }
 
+fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> String {
+    duration(to.signed_duration_since(from).to_std().unwrap_or_default())
+}
+
 fn note(backup: &BackupView) -> String {
+    let pinned = match backup.pin.as_ref().filter(|pin| pin.holds(backupd::now())) {
+        Some(Pin { until: Some(until), .. }) => format!("pinned until {} ", time(*until)),
+        Some(_) => "pinned ".to_owned(),
+        None => String::new(),
+    };
     let corrupt = match backup.corrupt_pages_total {
         0 => String::new(),
         pages => format!("{pages} CORRUPT PAGES "),
     };
-    format!("{corrupt}{}", backup.note.as_deref().unwrap_or_default())
+    format!("{pinned}{corrupt}{}", backup.note.as_deref().unwrap_or_default())
 }
 
 /// WAL by timeline, its holes and gaps.
@@ -163,6 +176,9 @@ pub(super) fn wal_and_holes(wal: &[WalView], holes: &[Hole]) -> String {
     text
 }
 
+/// Where it cannot be told when the last transaction ended.
+pub(super) const UNREADABLE: &str = "a time that only an identity can tell";
+
 fn windows(windows: &[Window]) -> String {
     if windows.is_empty() {
         return "Nothing can be restored: a backup and its WAL are needed.\n".to_owned();
@@ -175,7 +191,7 @@ fn windows(windows: &[Window]) -> String {
                 time(window.from),
                 window.from_lsn,
                 window.oldest_backup,
-                time(window.to),
+                window.to.map_or_else(|| UNREADABLE.to_owned(), time),
                 window.to_lsn,
                 window.timeline
             )

@@ -2,7 +2,14 @@
 
 pub(crate) mod backup;
 pub(crate) mod check;
+mod compare;
+pub(crate) mod copy;
+mod drill;
+pub(crate) mod expire;
+pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod manual;
+pub(crate) mod pin;
 pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod status;
@@ -10,11 +17,10 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod wal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use backupd::Failure;
-use engine::check::Space;
 use repository::BackupId;
 use repository::backup::Backups;
 
@@ -53,15 +59,6 @@ impl WhichBackup {
         let word = if *self == WhichBackup::Latest { "latest" } else { "oldest" };
         found.map(|record| record.id.clone()).ok_or_else(|| none(word))
     }
-}
-
-/// Room in the file system that holds the repository. A directory that cannot be asked is found out about elsewhere.
-pub(crate) fn space(directory: &Path) -> Option<Space> {
-    let found = rustix::fs::statvfs(directory).ok()?;
-    Some(Space {
-        free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
-        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
-    })
 }
 
 /// The path of this program, for whom starts it again. Linux marks a program whose file was replaced since it started;

@@ -1,21 +1,23 @@
 //! `backupctl restore`
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use backupd::{Exit, Failure, open, stop};
-use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use engine::catalog::Catalog;
+use engine::fetch::{Access, IdentitySource};
 use engine::restore::{self, Action, Destination, Plan, Progress, Request, Target, TimelineChoice};
 use pgformat::{Lsn, TimelineId};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use super::WhichBackup;
+use crate::Context;
 use crate::output::{self, facts, size, time};
 use crate::progress::{self, Shown};
-use crate::{Context, target_time};
+use crate::target_time::{self, Written};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -51,9 +53,9 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Args)]
 #[group(id = "target", multiple = false)]
 struct TargetArguments {
-    /// Stop at this time, UTC unless it has an offset: "2026-01-02 03:04:05.678+02"
-    #[arg(long, value_name = "TIME", value_parser = target_time::parse)]
-    target_time: Option<DateTime<Utc>>,
+    /// Stop at this time, UTC unless it has an offset: "2026-01-02 03:04:05.678+02", "yesterday 14:00", -2h
+    #[arg(long, value_name = "TIME", value_parser = target_time::parse, allow_hyphen_values = true)]
+    target_time: Option<Written>,
     /// Stop at this position in the WAL: 16/B374D848
     #[arg(long, value_name = "LSN")]
     target_lsn: Option<Lsn>,
@@ -103,7 +105,7 @@ impl TargetArguments {
         let TargetArguments { target_time, target_lsn, target_xid, target_name, target_immediate } = self;
         let immediate = target_immediate.then_some(Target::Immediate);
         target_time
-            .map(Target::Time)
+            .map(|written| Target::Time(written.at))
             .or(target_lsn.map(Target::Lsn))
             .or(target_xid.map(Target::Xid))
             .or(target_name.map(Target::Name))
@@ -121,6 +123,8 @@ struct Report<'a> {
     dry_run: bool,
     /// How long it took; null when nothing was done.
     seconds: Option<f64>,
+    /// Variables that PostgreSQL has to be started with, so that recovery reaches the repository.
+    environment: &'a [&'static str],
     /// What was planned.
     plan: &'a Plan,
 }
@@ -138,6 +142,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
     if let Some(position) = catalog.backups.unreadable.iter().position(|(id, _)| Some(id) == backup.as_ref())
     {
         return Err(catalog.backups.unreadable.swap_remove(position).1.into());
+    }
+    if let Some(Written { at, relative: Some(words) }) = &arguments.target.target_time {
+        context.output.note(&format!("\"{words}\" is understood as {}", time(*at)));
     }
     let target = arguments.target.target();
     let action = arguments.target_action.map(|action| match action {
@@ -158,26 +165,44 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
         data_dir: data_dir.clone(),
         tablespaces: arguments.tablespace,
         program: program(context)?,
+        access: access(context)?,
+        identity: identity(context)?,
         workers: context.settings.workers,
     };
+    let environment = environment(context);
     if arguments.dry_run {
         restore::check(&plan, &destination)?;
-        let report = Report { data_dir: &data_dir, dry_run: true, seconds: None, plan: &plan };
+        let report = Report { data_dir: &data_dir, dry_run: true, seconds: None, environment, plan: &plan };
         context.output.print(&report, || text(&report))?;
         return Ok(Exit::Done);
     }
     let begun = Instant::now();
     let (progress, watched) = watch::channel(Progress::default());
-    let work = restore::apply(&cluster, &plan, &destination, &progress, &shutdown);
+    let runner = backupd::runner();
+    let protect = restore::protect(&cluster, &plan, &runner, backupd::now);
+    let apply = restore::apply(&cluster, &plan, &destination, &progress, &shutdown);
+    let work = protected(protect, apply);
     progress::show(&context.output, watched, describe, work).await?;
     let seconds = Some(begun.elapsed().as_secs_f64());
-    let report = Report { data_dir: &data_dir, dry_run: false, seconds, plan: &plan };
+    let report = Report { data_dir: &data_dir, dry_run: false, seconds, environment, plan: &plan };
     context.output.print(&report, || text(&report))?;
     Ok(Exit::Done)
 }
 
+/// Restores, and says that it does, for as long as it takes.
+async fn protected<T>(protect: impl Future<Output = ()>, restore: impl Future<Output = T>) -> T {
+    let protect = async {
+        protect.await;
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        restored = restore => restored,
+        never = protect => match never {},
+    }
+}
+
 /// What root restores belongs to root, and PostgreSQL does not run as root.
-fn refuse_root(data_dir: &Path) -> Result<(), Failure> {
+pub(super) fn refuse_root(data_dir: &Path) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
@@ -192,7 +217,7 @@ fn refuse_root(data_dir: &Path) -> Result<(), Failure> {
 }
 
 /// The command line of this program, quoted for a shell and for `restore_command`, where a per cent sign is doubled.
-fn program(context: &Context) -> Result<String, Failure> {
+pub(super) fn program(context: &Context) -> Result<String, Failure> {
     let program = super::this_program().map_err(Failure::system("find this program"))?;
     let mut words = vec![quote(&program)?];
     if let Some(file) = &context.settings.file {
@@ -200,6 +225,55 @@ fn program(context: &Context) -> Result<String, Failure> {
         words.extend(["--config".to_owned(), quote(&file)?]);
     }
     Ok(words.join(" "))
+}
+
+/// What PostgreSQL's `restore_command` will need to reach the repository. It gets a token by the name of its file: a copy
+/// would be one more place to guard, and the one in our environment ends with us.
+pub(super) fn access(context: &Context) -> Result<Access, Failure> {
+    let settings = &context.settings;
+    let http = &settings.store.http;
+    if !settings.repository.is_read_only() {
+        return Ok(Access { s3: settings.s3_for_recovery.clone(), ..Access::default() });
+    }
+    let absolute = |path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(std::path::absolute)
+            .transpose()
+            .map_err(Failure::system("find a file of the settings"))
+    };
+    let token_file = absolute(&settings.token_file)?.ok_or_else(|| Failure::Destination {
+        reason: format!(
+            "recovery will fetch WAL from {} long after this command has ended, and needs its token from a file",
+            settings.repository
+        ),
+        hint: "write the token into a file that only this user can read, and set DRYDOCK_REPOSITORY_TOKEN_FILE to its \
+               path instead of DRYDOCK_REPOSITORY_TOKEN"
+            .to_owned(),
+    })?;
+    Ok(Access {
+        token_file: Some(token_file),
+        ca_file: absolute(&http.ca_file)?,
+        insecure: http.insecure,
+        ..Access::default()
+    })
+}
+
+/// What of our environment recovery needs in its own. In a container the two are the same, so this is said and not
+/// refused; without it recovery stops with an error, and loses nothing.
+fn environment(context: &Context) -> &[&'static str] {
+    let settings = &context.settings;
+    if settings.repository.is_bucket() { &settings.s3_variables } else { &[] }
+}
+
+/// Where recovery, which runs elsewhere, finds the identity that we have found here.
+pub(super) fn identity(context: &Context) -> Result<Option<IdentitySource>, Failure> {
+    Ok(match &context.settings.encryption.identity {
+        Some(IdentitySource::File(path)) => {
+            let path = std::path::absolute(path).map_err(Failure::system("find the identity file"))?;
+            Some(IdentitySource::File(path))
+        }
+        other => other.clone(),
+    })
 }
 
 fn quote(path: &Path) -> Result<String, Failure> {
@@ -242,6 +316,13 @@ fn text(report: &Report) -> String {
             text.push_str(&format!("\nRestored in {took}. Start the server, which replays the WAL, with:\n"));
             text.push_str(&format!("    pg_ctl -D {} start\n", report.data_dir.display()));
         }
+    }
+    if !report.environment.is_empty() {
+        let variables = report.environment.join(", ");
+        text.push_str(&format!(
+            "\nRecovery reads the bucket with what is set here as {variables}: start the server with the same set, or \
+             name a file in DRYDOCK_S3_CREDENTIALS_FILE and the region in DRYDOCK_S3_REGION, and restore again.\n"
+        ));
     }
     text
 }

@@ -1,7 +1,9 @@
 //! Backups, WAL and holes as results show them. Field names are part of the interface.
 
 use chrono::{DateTime, Utc};
+use engine::status::Fork;
 use pgformat::{Lsn, TimelineId};
+use repository::pin::Pin;
 use repository::record::Tablespace;
 use repository::wal::{Coverage, Hole, TimelineCoverage};
 use repository::{BackupId, Record};
@@ -32,6 +34,8 @@ pub(crate) struct BackupView {
     pub source: String,
     /// What the person who asked for it wrote.
     pub note: Option<String>,
+    /// What keeps it whatever the retention settings say.
+    pub pin: Option<Pin>,
     /// The backup it shares frames with.
     pub parent: Option<BackupId>,
     /// Files and directories.
@@ -63,6 +67,7 @@ impl From<&Record> for BackupView {
             stop_lsn: record.stop_lsn,
             source: record.source,
             note: record.note,
+            pin: None,
             parent: record.parent,
             file_count: record.file_count,
             size_bytes: record.size_bytes,
@@ -89,6 +94,11 @@ pub(crate) struct WalView {
     pub stored_bytes: u64,
     /// What is missing without a known cause.
     pub unexplained_gaps: Vec<RangeView>,
+    /// Where the cluster left the timeline for the next one on the way to the newest; null when it did not. What lies beyond is
+    /// a tail, which no plan for a newer timeline leads through.
+    pub left_at: Option<Lsn>,
+    /// Bytes of the tail.
+    pub tail_bytes: u64,
 }
 
 /// WAL bytes from `from` up to, not including, `to`.
@@ -115,6 +125,8 @@ impl From<&TimelineCoverage> for WalView {
             pieces: covered.pieces,
             stored_bytes: covered.stored_bytes,
             unexplained_gaps: covered.unexplained_gaps().iter().map(RangeView::from).collect(),
+            left_at: None,
+            tail_bytes: 0,
         }
     }
 }
@@ -122,6 +134,15 @@ impl From<&TimelineCoverage> for WalView {
 /// All WAL, by timeline.
 pub(crate) fn wal(coverage: &Coverage) -> Vec<WalView> {
     coverage.timelines.values().map(WalView::from).collect()
+}
+
+/// Marks where timelines were left.
+pub(crate) fn mark_tails(timelines: &mut [WalView], forks: &[Fork]) {
+    for timeline in timelines {
+        let fork = forks.iter().find(|fork| fork.from_timeline == timeline.timeline);
+        timeline.left_at = fork.map(|fork| fork.lsn);
+        timeline.tail_bytes = fork.map_or(0, |fork| fork.tail_bytes);
+    }
 }
 
 /// All holes.

@@ -6,7 +6,9 @@ use std::process::{Command, ExitCode, Stdio};
 
 use backupd::config::{self, Flags};
 use backupd::{Exit, Failure, open};
-use engine::fetch::{self, Fetched, PLAN_PATH, RecoveryPlan};
+use engine::catalog::Catalog;
+use engine::fetch::{self, Access, Ahead, Fetched, PLAN_PATH, RecoveryPlan};
+use engine::status;
 use repository::Cluster;
 use repository::wal::Hole;
 use serde::Serialize;
@@ -38,6 +40,9 @@ pub(crate) struct FetchArguments {
     /// The plan that a restore left beside the data [default: pg_wal/drydock/plan.json, where it is there]
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Fetch nothing ahead of what is asked for
+    #[arg(long)]
+    no_prefetch: bool,
     /// Name of a segment or a history file: restore_command's %f
     segment: String,
     /// Where to put it: restore_command's %p
@@ -91,13 +96,23 @@ async fn fetch_one(arguments: &FetchArguments, flags: &Flags) -> Result<u8, Fail
         None => Some(Path::new(PLAN_PATH)).filter(|path| path.exists()),
     };
     let plan = path.map(RecoveryPlan::read).transpose()?;
+    let ahead = ahead();
+    if let (Some(ahead), Some(plan), false) = (&ahead, &plan, arguments.no_prefetch)
+        && ahead.take(plan, &arguments.segment, &arguments.path).await
+    {
+        if let Some(path) = path.filter(|_| ahead.is_wanted(plan, &arguments.segment)) {
+            start_prefetch(path, &arguments.segment);
+        }
+        return Ok(0);
+    }
     let cluster = match &plan {
         Some(plan) => open_planned(plan).await?,
         None => open::existing(&config::load(flags)?).await?,
     };
     let fetched = fetch::fetch(&cluster, plan.as_ref(), &arguments.segment, &arguments.path).await?;
-    if let (Fetched::Delivered, Some(plan), Some(path)) = (fetched, &plan, path)
-        && fetch::prefetch_is_due(plan, &arguments.segment)
+    if let (Fetched::Delivered, Some(plan), Some(path), Some(ahead)) = (fetched, &plan, path, ahead)
+        && !arguments.no_prefetch
+        && ahead.is_wanted(plan, &arguments.segment)
     {
         start_prefetch(path, &arguments.segment);
     }
@@ -114,8 +129,18 @@ async fn open_planned(plan: &RecoveryPlan) -> Result<Cluster, Failure> {
         cluster: Some(plan.cluster.clone()),
         config: None,
     };
+    let Access { token_file, ca_file, insecure, s3 } = &plan.access;
+    let text = |path: &Option<PathBuf>| path.as_ref()?.to_str().map(str::to_owned);
+    let access = [
+        ("DRYDOCK_REPOSITORY_TOKEN_FILE", text(token_file)),
+        ("DRYDOCK_REPOSITORY_CA_FILE", text(ca_file)),
+        ("DRYDOCK_REPOSITORY_INSECURE", Some(insecure.to_string())),
+    ];
+    let access = access.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let access = access.chain(s3.clone()).collect();
     let machine = config::Machine { cores: 1, read: |path| std::fs::read_to_string(path) };
-    let settings = config::resolve(None, &Default::default(), &flags, machine)?;
+    let mut settings = config::resolve(None, &access, &flags, machine)?;
+    settings.encryption.identity = plan.identity.clone();
     open::existing(&settings).await
 }
 
@@ -131,8 +156,16 @@ fn start_prefetch(plan: &Path, segment: &str) {
 
 async fn prefetch(arguments: &PrefetchArguments) -> Result<u8, Failure> {
     let plan = RecoveryPlan::read(&arguments.plan)?;
-    fetch::prefetch(&open_planned(&plan).await?, &plan, &arguments.segment).await?;
+    if let Some(ahead) = ahead() {
+        ahead.run(&open_planned(&plan).await?, &plan, &arguments.segment).await?;
+    }
     Ok(0)
+}
+
+/// Where segments are that were fetched ahead since the machine was started; `None` where that cannot be told.
+fn ahead() -> Option<Ahead> {
+    let start = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(Ahead::of(start.trim()))
 }
 
 /// Archived WAL.
@@ -158,12 +191,15 @@ pub(crate) async fn run(context: &Context, verb: WalVerb) -> Result<Exit, Failur
 
 async fn list_wal(context: &Context) -> Result<Exit, Failure> {
     let cluster = open::existing(&context.settings).await?;
-    let identity = cluster.require_identity().await?;
-    let coverage = cluster.coverage(identity.segment_size()).await?;
+    let catalog = Catalog::load(&cluster).await?;
+    // What a crash left behind a gap is listed, too.
+    let coverage = cluster.coverage(catalog.segment_size()).await?;
+    let mut timelines = view::wal(&coverage);
+    view::mark_tails(&mut timelines, &status::forks(&catalog));
     let list = WalList {
         cluster: cluster.name().to_owned(),
-        segment_size: identity.segment_size,
-        timelines: view::wal(&coverage),
+        segment_size: catalog.identity.segment_size,
+        timelines,
         holes: view::holes(&coverage),
     };
     context.output.print(&list, || text(&list))?;
@@ -171,14 +207,15 @@ async fn list_wal(context: &Context) -> Result<Exit, Failure> {
 }
 
 fn text(list: &WalList) -> String {
-    let mut rows = table(&[">Timeline", "Range", ">WAL"]);
+    let mut rows = table(&[">Timeline", "Range", ">WAL", ""]);
     for timeline in &list.timelines {
         for range in &timeline.ranges {
-            rows.add_row([
-                timeline.timeline.to_string(),
-                view::range(range),
-                size(range.to.since(range.from)),
-            ]);
+            let tail = timeline.left_at.filter(|left_at| range.to > *left_at);
+            let remark = tail.map_or_else(String::new, |left_at| {
+                format!("a tail beyond {left_at}, where the cluster left it")
+            });
+            let bytes = size(range.to.since(range.from));
+            rows.add_row([timeline.timeline.to_string(), view::range(range), bytes, remark]);
         }
     }
     format!("{}\n{}", list::wal_and_holes(&list.timelines, &list.holes), lines(&rows))
