@@ -64,6 +64,8 @@ def extract(cluster, backup, path):
 def files(cluster, backup):
     """The list of the backup's files."""
     record = document((cluster / "backups" / backup / "record.json").read_bytes(), "backup")
+    if "encrypted_to" in record:
+        sys.exit(f"backup {backup} is encrypted: see Encryption in docs/format.md")
     stored = (cluster / "backups" / backup / "files.zst").read_bytes()
     expect(hashlib.sha256(stored).hexdigest() == record["files"]["sha256"], "files.zst is damaged")
     return lines(stored, "files")

@@ -28,22 +28,29 @@
 //! - Randomness comes from one seed, printed when a test fails. `E2E_SEED=…` repeats it; `E2E_KEEP=1` keeps the
 //!   directory.
 
+mod bucket;
+mod cluster;
+pub mod ledger;
 mod load;
 mod objects;
 mod person;
 mod postgres;
 mod process;
+mod proxy;
 mod service;
 mod tmpfs;
 mod tools;
 mod wait;
 mod world;
 
+pub use bucket::{Bucket, Frozen};
+pub use cluster::{Cluster, Loss, Promotion, Return, Shape};
 pub use load::{Commit, Load};
-pub use objects::{Kind, Objects};
-pub use pgformat::Lsn;
+pub use objects::{Damage, Kind, Objects};
+pub use pgformat::{Lsn, TimelineId};
 pub use postgres::{Options, Postgres, Shutdown};
 pub use process::{Output, Process};
+pub use proxy::{Link, Proxy};
 pub use service::Service;
 pub use tmpfs::Tmpfs;
 pub use wait::{wait_for, wait_until};

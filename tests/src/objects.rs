@@ -1,5 +1,6 @@
 //! The repository's objects, seen from outside: files under a directory, named as docs/format.md names them.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,15 +19,29 @@ pub enum Kind {
     Segment,
     /// `<cluster>/wal/<tli>/<log>/<segment>/<from>-<to>.zst`
     Piece,
+    /// `repository.json`
+    Repository,
+    /// `<cluster>/cluster.json`
+    Cluster,
+    /// `<cluster>/wal/<tli>.history`
+    History,
+    /// `<cluster>/wal/<tli>/holes/<from>-<to>.json`
+    Hole,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those that any repository has which is in use.
     pub const ALL: [Kind; 6] = [Kind::Record, Kind::Files, Kind::Map, Kind::Pack, Kind::Segment, Kind::Piece];
 
     fn of(key: &str) -> Option<Kind> {
+        if key == "repository.json" {
+            return Some(Kind::Repository);
+        }
         let parts: Vec<&str> = key.split('/').skip(1).collect();
         match parts.as_slice() {
+            ["cluster.json"] => Some(Kind::Cluster),
+            ["wal", history] if history.ends_with(".history") => Some(Kind::History),
+            ["wal", _, "holes", _] => Some(Kind::Hole),
             ["backups", _, "record.json"] => Some(Kind::Record),
             ["backups", _, "files.zst"] => Some(Kind::Files),
             ["backups", _, "maps", _] => Some(Kind::Map),
@@ -93,11 +108,17 @@ impl Objects {
     /// Flips one bit of the byte at `offset`, until the returned guard is dropped.
     #[track_caller]
     pub fn flip(&self, key: &str, offset: usize) -> Damage {
+        self.change(key, offset, 0x01)
+    }
+
+    /// Flips the bits of `mask` in the byte at `offset`, until the returned guard is dropped.
+    #[track_caller]
+    pub fn change(&self, key: &str, offset: usize, mask: u8) -> Damage {
         let original = self.read(key);
         let mut bytes = original.clone();
-        bytes[offset] ^= 0x01;
+        bytes[offset] ^= mask;
         overwrite(&self.path(key), &bytes);
-        Damage { path: self.path(key), original }
+        Damage { path: self.path(key), original, at: Some((offset, mask)) }
     }
 
     /// Takes the object away, until the returned guard is dropped.
@@ -105,7 +126,7 @@ impl Objects {
     pub fn hide(&self, key: &str) -> Damage {
         let original = self.read(key);
         fs::remove_file(self.path(key)).unwrap_or_else(|error| panic!("delete {key}: {error}"));
-        Damage { path: self.path(key), original }
+        Damage { path: self.path(key), original, at: None }
     }
 }
 
@@ -113,6 +134,18 @@ impl Objects {
 pub struct Damage {
     path: PathBuf,
     original: Vec<u8>,
+    at: Option<(usize, u8)>,
+}
+
+impl fmt::Debug for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some((offset, mask)) => {
+                write!(f, "at byte {offset} of {} by {mask:#04x}", self.original.len())
+            }
+            None => f.write_str("by its absence"),
+        }
+    }
 }
 
 impl Drop for Damage {

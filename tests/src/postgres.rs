@@ -71,18 +71,30 @@ pub struct Postgres {
     sockets: PathBuf,
     log: PathBuf,
     port: u16,
+    environment: Vec<(String, String)>,
     postmaster: Option<Process>,
 }
 
 impl Postgres {
+    /// The server's major version.
+    fn major(&self) -> u32 {
+        let printed = Output::of(self.tool("postgres").arg("--version"), "", INITDB_WITHIN).success();
+        let version = printed.stdout.split_whitespace().nth(2).unwrap_or_default();
+        let digits = version.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse().unwrap_or_else(|_| panic!("not a version of PostgreSQL: {version:?}"))
+    }
+
     /// Makes a cluster in `data` and does not start it.
     pub(crate) fn create(home: &Path, data: &Path, options: &Options) -> Postgres {
         let server = Postgres::at(home, data);
         let mut initdb = server.tool("initdb");
         initdb.arg("-D").arg(data).args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
         initdb.arg(format!("--wal-segsize={}", options.segment_mib));
-        if options.checksums {
-            initdb.arg("--data-checksums");
+        match options.checksums {
+            true => drop(initdb.arg("--data-checksums")),
+            // Since PostgreSQL 18, checksums are what one gets without asking.
+            false if server.major() >= 18 => drop(initdb.arg("--no-data-checksums")),
+            false => {}
         }
         Output::of(&mut initdb, "", INITDB_WITHIN).success();
         server.allow_connections("scram-sha-256");
@@ -110,6 +122,7 @@ impl Postgres {
             sockets,
             log,
             port,
+            environment: Vec::new(),
             postmaster: None,
         }
     }
@@ -164,6 +177,7 @@ impl Postgres {
         command.arg("-D").arg(&self.data).args(["-p", &self.port.to_string()]);
         command.arg("-k").arg(&self.sockets).args(["-c", "listen_addresses=127.0.0.1"]);
         command.args(["-c", "logging_collector=off", "-c", "log_destination=stderr"]);
+        command.envs(self.environment.iter().map(|(variable, value)| (variable, value)));
         self.postmaster = Some(Process::spawn_logged("postgres", &mut command, &self.log));
     }
 
@@ -201,7 +215,17 @@ impl Postgres {
             .unwrap_or_else(|error| panic!("delete {}: {error}", self.data.display()));
     }
 
+    /// Whether it was started and has neither been stopped nor killed.
+    pub fn is_started(&self) -> bool {
+        self.postmaster.is_some()
+    }
+
     // ---- configuration
+
+    /// Sets a variable of the server's environment, and so of `restore_command`'s, from its next start.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.environment.push((variable.to_owned(), value.to_owned()));
+    }
 
     /// Appends lines to postgresql.conf.
     pub fn configure(&self, lines: &[&str]) {
@@ -474,14 +498,15 @@ fn append(path: &Path, lines: &[&str]) {
     Person::unprivileged().own(path);
 }
 
-fn free_port() -> u16 {
+/// A port on 127.0.0.1 that nobody listens on.
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let width = PORTS.end - PORTS.start;
     // Different test processes start in different places, in case two run at once.
     let offset = u16::try_from(std::process::id() % u32::from(width)).expect("less than the width");
     (0..width)
         .map(|_| {
-            PORTS.start + offset.wrapping_mul(7).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % width
+            PORTS.start + offset.wrapping_mul(211).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % width
         })
         .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
         .expect("a free port on 127.0.0.1")

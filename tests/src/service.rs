@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pgformat::Lsn;
+use rustix::process::Signal;
 
 use crate::postgres::tail;
 use crate::wait::{wait_for, wait_until};
-use crate::{Postgres, Process};
+use crate::{Postgres, Process, ROLE};
 
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
 const CATCHES_UP_WITHIN: Duration = Duration::from_secs(180);
+/// The role's password, and how private keys begin: no story makes the service say them.
+const SECRETS: [&str; 2] = [ROLE.1, "AGE-SECRET-KEY-"];
 const SAYS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The running service. What it logs at WARN or ERROR fails the test, unless the story announced it.
@@ -54,6 +57,16 @@ impl Service {
         self.check_log();
     }
 
+    /// Stops the service where it is, as a machine that stalls does.
+    pub fn pause(&mut self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Asserts that the service has not ended by itself.
     #[track_caller]
     pub fn still_runs(&mut self) {
@@ -73,6 +86,20 @@ impl Service {
     /// The exit code, when it has ended by itself.
     pub fn exited(&mut self) -> Option<i32> {
         self.process.exited()
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The most memory the service has had until now, in bytes: its peak resident set.
+    #[track_caller]
+    pub fn memory_peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the service runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
     }
 
     /// Waits until all that `server` has written by now is acknowledged as durable.
@@ -105,6 +132,9 @@ impl Service {
     #[track_caller]
     fn check_log(&self) {
         let log = self.log_text();
+        for secret in SECRETS {
+            assert!(!log.contains(secret), "backupd logged a secret, \"{secret}\"");
+        }
         let unexpected: Vec<&str> =
             log.lines().filter(|line| alarming(line) && !self.expects(line)).collect();
         assert!(

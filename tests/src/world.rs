@@ -20,12 +20,14 @@ use crate::person::Person;
 use crate::postgres::tail;
 use crate::process::{Output, Process};
 use crate::service::acknowledged;
-use crate::{Objects, Options, Postgres, Service, Tmpfs, tools};
+use crate::wait::wait_until;
+use crate::{Bucket, Cluster, Objects, Options, Postgres, Service, Shape, Tmpfs, tools};
 
 /// Name and password of the role the product logs in with.
 pub const ROLE: (&str, &str) = ("drydock", "correct horse");
 
 const COMMAND_WITHIN: Duration = Duration::from_secs(300);
+const STREAMS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A directory of the test's own, with a repository, and all that is needed to run the product against a server.
 pub struct World {
@@ -82,6 +84,12 @@ impl World {
         server
     }
 
+    /// A running cluster; see [`Shape`].
+    #[track_caller]
+    pub fn cluster(&self, shape: &Shape) -> Cluster {
+        Cluster::create(self.path(), shape)
+    }
+
     /// A server of a data directory that exists; it is not started.
     pub fn adopt(&self, data: &Path) -> Postgres {
         Postgres::at(self.path(), data)
@@ -95,6 +103,20 @@ impl World {
         self.point_at(server);
         let service = self.launch_backupd();
         server.wait_streaming("drydock");
+        service
+    }
+
+    /// Starts `backupd run` for this cluster and waits until it streams from the primary.
+    #[track_caller]
+    pub fn start_backupd_for(&self, cluster: &Cluster) -> Service {
+        self.point_at_addresses(&cluster.addresses());
+        let mut service = self.launch_backupd();
+        wait_until("the product to stream from the primary", STREAMS_WITHIN, || {
+            service.still_runs();
+            cluster.engine_streams_from(cluster.primary_node())
+        });
+        // It connects first, and has written nothing then.
+        service.wait_until_it_says(&["session: streaming"]);
         service
     }
 
@@ -118,6 +140,12 @@ impl World {
     #[track_caller]
     pub fn backupctl(&self, arguments: &[&str]) -> Output {
         Output::of(self.command("backupctl").args(arguments), "", COMMAND_WITHIN)
+    }
+
+    /// Runs `backupd` with these arguments, which do not make it stay.
+    #[track_caller]
+    pub fn backupd(&self, arguments: &[&str]) -> Output {
+        Output::of(self.command("backupd").args(arguments), "", COMMAND_WITHIN)
     }
 
     /// Runs `backupctl --output json`, expects success, and returns what it printed.
@@ -184,15 +212,25 @@ impl World {
         self.environment.lock().expect("no test panics here").insert(variable.to_owned(), value.to_owned());
     }
 
-    /// Removes a variable.
-    pub fn unset(&self, variable: &str) {
-        self.environment.lock().expect("no test panics here").remove(variable);
+    /// Removes a variable; returns what it was.
+    pub fn unset(&self, variable: &str) -> Option<String> {
+        self.environment.lock().expect("no test panics here").remove(variable)
     }
 
     /// Points the product at this server, as its role.
     pub fn point_at(&self, server: &Postgres) {
-        self.set("REPLICATION_HOST", "127.0.0.1");
         self.set("REPLICATION_PORT", &server.port().to_string());
+        self.log_in_to("127.0.0.1");
+    }
+
+    /// Points the product at all of these addresses, `host:port,…`, as its role.
+    pub fn point_at_addresses(&self, addresses: &str) {
+        self.unset("REPLICATION_PORT");
+        self.log_in_to(addresses);
+    }
+
+    fn log_in_to(&self, host: &str) {
+        self.set("REPLICATION_HOST", host);
         self.set("REPLICATION_USER", ROLE.0);
         self.set("REPLICATION_PASSWORD", ROLE.1);
         self.set("POSTGRES_DB", "postgres");
@@ -201,6 +239,14 @@ impl World {
     /// Puts the repository into `directory`, which the product makes when it is not there.
     pub fn put_repository_at(&self, directory: &Path) {
         self.set("DRYDOCK_REPOSITORY", &format!("file://{}", directory.display()));
+    }
+
+    /// Puts the repository into a bucket, with the credentials in a file.
+    pub fn put_repository_in(&self, bucket: &Bucket) {
+        let credentials = self.write_private("credentials", &bucket.credentials());
+        self.set("DRYDOCK_REPOSITORY", &bucket.address());
+        self.set("DRYDOCK_S3_ENDPOINT", &bucket.endpoint());
+        self.set("DRYDOCK_S3_CREDENTIALS_FILE", credentials.to_str().expect("a plain path"));
     }
 
     /// The repository's objects.

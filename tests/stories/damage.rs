@@ -52,13 +52,13 @@ fn verify_finds_a_flipped_bit_in_every_kind_of_object() {
         let key = victim(&objects, kind, &backup);
         for offset in offsets(&world, &objects, &key) {
             let damage = objects.flip(&key, offset);
-            let verified = world.backupctl(&["verify", "--read"]);
+            let verified = world.backupctl(&["verify", "--read", "--all"]);
             assert_eq!(verified.code, 10, "{kind:?} {key} damaged at {offset}: {verified:?}");
             assert!(verified.stdout.contains(&key), "should name {key}: {verified:?}");
             drop(damage);
         }
     }
-    world.backupctl(&["verify", "--read"]).success();
+    world.backupctl(&["verify", "--read", "--all"]).success();
 }
 
 #[test]

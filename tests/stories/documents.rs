@@ -186,7 +186,9 @@ fn the_format_names_every_key() {
         unused.remove(pattern);
     }
     // What it takes a promotion, a loss or a moment to see.
-    let rare = |pattern: &str| ["history", "holes", "state"].iter().any(|word| pattern.contains(word));
+    let rare = |pattern: &str| {
+        ["history", "holes", "expired", "pin", "state", "keys"].iter().any(|word| pattern.contains(word))
+    };
     assert!(unused.iter().all(|pattern| rare(pattern)), "{unused:?} are not there");
 }
 
@@ -233,8 +235,15 @@ fn every_field_of_the_json_output_is_described() {
         &["list"][..],
         &["show", "latest"],
         &["status"],
+        &["status", "--copies"],
+        &["copy", "/tmp/nowhere/to/be/found", "--dry-run"],
         &["verify"],
+        &["verify", "--read"],
+        &["verify", "--restore"],
         &["wal", "list"],
+        &["expire", "--dry-run"],
+        &["pin", "latest"],
+        &["unpin", "latest"],
         &["restore", "--data-dir", "/nowhere/to/be/found", "--dry-run"],
     ] {
         fields(&world.json(verb), &mut |field| {

@@ -9,40 +9,65 @@ const KILLS: usize = 30;
 const LONGEST_LIFE: Duration = Duration::from_millis(1500);
 
 /// What a service that took over from a killed one may have to say: that the server has not noticed yet.
-const AFTER_A_KILL: &[&str] = &["slot"];
+pub(crate) const AFTER_A_KILL: &[&str] = &["slot"];
 
 #[test]
 fn thirty_times_under_load() {
     let world = World::new();
-    let mut primary = world.postgres();
-    Load::create_table(&primary);
-    primary.pgbench_tables(1);
-    let service = world.start_backupd(&primary);
-    world.backup();
-    service.kill9();
+    Killed::again_and_again(&world, KILLS, || {}).expect_restored(&world);
+}
 
-    let load = Load::start(&primary, 1, 3);
-    let _volume = primary.pgbench(2);
-    for _ in 0..KILLS {
-        let before = world.acknowledged(&primary);
-        let service = world.launch_backupd().expect(AFTER_A_KILL);
+/// What was acknowledged by a service that was killed again and again, of a server that is lost.
+pub(crate) struct Killed {
+    commits: Vec<Commit>,
+    acknowledged: Lsn,
+}
+
+impl Killed {
+    /// Kills the service at random moments, under load, looks at what that left, and loses the server at the end.
+    #[track_caller]
+    pub(crate) fn again_and_again(world: &World, kills: usize, mut look: impl FnMut()) -> Killed {
+        let mut primary = world.postgres();
+        Load::create_table(&primary);
+        primary.pgbench_tables(1);
+        let service = world.start_backupd(&primary);
+        world.backup();
+        service.kill9();
+
+        let load = Load::start(&primary, 1, 3);
+        let _volume = primary.pgbench(2);
+        for _ in 0..kills {
+            let before = world.acknowledged(&primary);
+            let service = world.launch_backupd().expect(AFTER_A_KILL);
+            world.doze(LONGEST_LIFE);
+            service.kill9();
+            look();
+            assert!(world.acknowledged(&primary) >= before, "what was durable stays durable");
+        }
+
+        // It can still catch up with everything, under load.
+        let service = world.start_backupd(&primary).expect(AFTER_A_KILL);
+        service.wait_until_durable(&primary);
         world.doze(LONGEST_LIFE);
         service.kill9();
-        assert!(world.acknowledged(&primary) >= before, "what was durable stays durable");
+        let acknowledged = world.acknowledged(&primary);
+        let commits = load.stop();
+        primary.destroy();
+        Killed { commits, acknowledged }
     }
 
-    // It can still catch up with everything, under load.
-    let service = world.start_backupd(&primary).expect(AFTER_A_KILL);
-    service.wait_until_durable(&primary);
-    world.doze(LONGEST_LIFE);
-    service.kill9();
-    let acknowledged = world.acknowledged(&primary);
-    let commits = load.stop();
-    primary.destroy();
+    /// Whatever was acknowledged is restored, without a hole.
+    #[track_caller]
+    pub(crate) fn expect_restored(&self, world: &World) {
+        self.expect_in(&world.restore_newest());
+        assert_eq!(world.holes(), Vec::<serde_json::Value>::new());
+    }
 
-    let node = world.restore_newest();
-    assert_eq!(world.holes(), Vec::<serde_json::Value>::new());
-    expect_all_until(&node, &commits, acknowledged);
+    /// Whatever was acknowledged is on this node.
+    #[track_caller]
+    pub(crate) fn expect_in(&self, node: &Postgres) {
+        expect_all_until(node, &self.commits, self.acknowledged);
+    }
 }
 
 #[test]
@@ -88,7 +113,7 @@ fn the_server_may_go_away_and_come_back() {
 
 /// Asserts that `node` holds every commit that was durable at `acknowledged`, and tells which are not there.
 #[track_caller]
-fn expect_all_until(node: &Postgres, commits: &[Commit], acknowledged: Lsn) {
+pub(crate) fn expect_all_until(node: &Postgres, commits: &[Commit], acknowledged: Lsn) {
     let stored: HashSet<(String, String)> = node
         .rows("select client, n from ledger")
         .into_iter()

@@ -1,17 +1,31 @@
 //! The stories that Drydock has to live through, on real PostgreSQL. `cargo test -p e2e pitr::` runs one area.
 
 mod bad_input;
+mod bucket;
+mod configuration;
 mod connect;
 mod damage;
 mod documents;
+mod encryption;
+mod events;
+mod expire;
+mod failover;
 mod format;
+mod frozen;
 mod full_disk;
 mod harness;
 mod hole;
 mod kill_backup;
 mod kill_service;
 mod least_privilege;
+mod monitor;
 mod pitr;
 mod replication;
+mod schedule;
+mod serve;
+mod several;
 mod shapes;
 mod synchronous;
+mod systemd;
+mod turns;
+mod verify;

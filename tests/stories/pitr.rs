@@ -35,6 +35,8 @@ impl History {
         primary.sql("create table t (n int); insert into t select generate_series(1, 50)");
         let backup = world.backup();
         let moments = (1..=3).map(|k| moment(&primary, 50 + 100 * k)).collect();
+        // Nothing flushes a restore point by itself.
+        primary.sql("checkpoint");
         service.wait_until_durable(&primary);
         service.stop();
         History { primary, backup, moments, world }

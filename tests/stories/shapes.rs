@@ -94,7 +94,8 @@ fn tablespaces_move_to_where_they_are_told() {
     check_thoroughly(node);
 
     // Unmapped, a tablespace would go where the old one still is. That is somebody's data.
-    let refused = world.try_restore(&world.fresh("restored"), &["--tablespace", &fast_mapping]);
+    let elsewhere = format!("{}={}", fast.display(), world.fresh("elsewhere").display());
+    let refused = world.try_restore(&world.fresh("restored"), &["--tablespace", &elsewhere]);
     refused.fails(9, &[slow.to_str().unwrap()]);
 }
 
