@@ -17,8 +17,8 @@ NAME, VALUE = 112, 48
 ROW, BAR, HEAD, FOOT = 24, 15, 42, 24
 
 
-def draw(results, medians):
-    panels = list(all_panels(results, medians))
+def draw(results, panels):
+    panels = [panel for panel in panels if panel["bars"]]
     parts, top = [], 54
     for index in range(0, len(panels), 2):
         pair = panels[index:index + 2]
@@ -41,13 +41,12 @@ def draw(results, medians):
 
 
 def all_panels(results, medians):
-    """What is drawn; a goal is where our bar should end at the latest, or at the earliest."""
+    """What is drawn."""
     tools = list(results["tools"])
     names = {key: tool["name"] for key, tool in results["tools"].items()} | {"pg_receivewal": "pg_receivewal"}
 
     def panel(title, unit, values, goal=None, more_is_better=False):
-        bars = [(key, names[key], value) for key, value in values.items() if value is not None]
-        return {"title": title, "unit": unit, "bars": bars, "goal": goal, "more": more_is_better}
+        return bars(names, title, unit, values, goal, more_is_better)
 
     def of_all(step, field, by=1.0):
         found = {tool: medians.of(tool, step, field) for tool in tools}
@@ -68,12 +67,16 @@ def all_panels(results, medians):
     yield panel("Peak memory of a restore", "MB", of_all("restore", "peak_bytes", 1e6), 150.0)
 
 
+def bars(names, title, unit, values, goal=None, more_is_better=False):
+    """A panel; a goal is where our bar should end at the latest, or at the earliest."""
+    drawn = [(key, names[key], value) for key, value in values.items() if value is not None]
+    return {"title": title, "unit": unit, "bars": drawn, "goal": goal, "more": more_is_better}
+
+
 def draw_panel(panel, left, top):
     direction = "more is better" if panel["more"] else "less is better"
     parts = [text(left, top + 16, f"{panel['title']}, {panel['unit']}", size=14, weight=600),
              text(left + PANEL, top + 16, direction, size=11, anchor="end")]
-    if not panel["bars"]:
-        return parts
     room = PANEL - NAME - VALUE
     highest = max([value for _, _, value in panel["bars"]] + [panel["goal"] or 0.0]) or 1.0
     for index, (key, name, value) in enumerate(panel["bars"]):

@@ -1,10 +1,12 @@
-"""Drydock: `backupd run` beside the server, `backupctl` for the rest, repository in a directory."""
+"""Drydock: `backupd run` beside the server, `backupctl` for the rest; see on_s3 for a repository in a bucket."""
 
 from .machine import Failed
 from .tool import Tool
 
 SLOT = "drydock"
 CLUSTER = "bench"
+# What is fetched ahead of recovery, in the data directory.
+PREFETCH_PATH = "pg_wal/drydock/prefetch"
 
 
 class Drydock(Tool):
@@ -15,8 +17,7 @@ class Drydock(Tool):
     second_is_smaller = True
 
     def environment(self):
-        return {
-            "DRYDOCK_REPOSITORY": f"file://{self.home}/repository",
+        return self.repository() | {
             "DRYDOCK_CLUSTER": CLUSTER,
             "REPLICATION_HOST": self.server.scratch,
             "REPLICATION_PORT": self.server.port,
@@ -25,6 +26,9 @@ class Drydock(Tool):
             "DRYDOCK_WORKERS": 2,
             "POSTGRES_DB": "postgres",
         }
+
+    def repository(self):
+        return {"DRYDOCK_REPOSITORY": f"file://{self.home}/repository"}
 
     def program(self, name):
         return self.server.scratch / "bin" / name

@@ -4,6 +4,7 @@ import os
 import platform
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,11 +50,10 @@ def bindir():
     return max(found, key=lambda path: int(path.parent.name))
 
 
-def install_missing(tools):
-    """Installs the packages of programs that are missing, or says which to install."""
-    programs = {"pgbackrest": "pgbackrest", "barman": "barman"}
-    wanted = {programs[tool]: tool for tool in tools if tool in programs} | {"zstd": "zstd"}
-    missing = [package for program, package in wanted.items() if not shutil.which(program)]
+def install_missing(tools, more=()):
+    """Installs the packages of programs that are missing, or says which to install. They have the programs' names."""
+    wanted = [tool for tool in tools if tool in ("pgbackrest", "barman")] + ["zstd", *more]
+    missing = [program for program in wanted if not program_path(program)]
     try:
         bindir()
     except Failed:
@@ -72,13 +72,25 @@ def install_missing(tools):
                    env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
+def program_path(name):
+    """Where it is, also where not everybody's PATH leads."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+def garage(checkout):
+    """Garage's program, which is installed where it is missing."""
+    script = [checkout / "scripts" / "garage-program.sh", "--optimised"]
+    printed = subprocess.run(script, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(printed.stdout.strip())
+
+
 def release_binaries(checkout, build):
-    """Builds backupd and backupctl for release; returns their paths."""
+    """Builds backupd and backupctl for release; returns their paths by name."""
     if build:
         say("building backupd and backupctl for release")
         subprocess.run(["cargo", "build", "--release", "-p", "backupd", "-p", "backupctl"], cwd=checkout, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", checkout / "target")) / "release"
-    return [target / "backupd", target / "backupctl"]
+    return {name: target / name for name in ["backupd", "backupctl"]}
 
 
 # ---- space
@@ -103,13 +115,19 @@ def make_scratch(parent, binaries):
     scratch.chmod(0o755)
     for name in ["bin", "logs"]:
         (scratch / name).mkdir()
-    for binary in binaries:
-        shutil.copy2(binary, scratch / "bin")
+    for name, binary in binaries.items():
+        shutil.copy2(binary, scratch / "bin" / name)
     if os.geteuid() == 0:
         _, uid, gid = user()
         for path in [scratch, *scratch.rglob("*")]:
             os.chown(path, uid, gid)
     return scratch
+
+
+def listens(port):
+    """Whether somebody listens at this port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def tree_bytes(*roots):

@@ -11,11 +11,12 @@ SAMPLE_EVERY = 0.020
 
 
 class Meter:
-    """Tells whose process is whose. The client's are our descendants that are neither the server, nor a service that
-    runs beside the step, nor a helper of ours; what archive_command starts is the client's too."""
+    """Tells whose process is whose. The client's are our descendants that are neither the server, nor the S3 server,
+    nor a service that runs beside the step, nor a helper of ours; what archive_command starts is the client's too."""
 
-    def __init__(self, server):
+    def __init__(self, server, storage=None):
         self.server = server
+        self.storage = storage
         self.processes = server.processes
 
     @contextmanager
@@ -23,7 +24,8 @@ class Meter:
         """Measures what happens inside; yields the dictionary that holds the result afterwards. Whoever measures a
         command takes `seconds` from it, and may overwrite it."""
         result = {}
-        apart = {child.pid for child in [self.server.postmaster, service, *helpers] if child is not None}
+        beside = self.storage.children() if self.storage is not None else []
+        apart = {child.pid for child in [self.server.postmaster, service, *helpers, *beside] if child is not None}
         archiver = self.server.archiver()
         self.processes.reap_orphans()
         before = self.cpu(apart, archiver, service)
@@ -54,6 +56,8 @@ class Meter:
         cpu = {"client_cpu_seconds": client, "server_cpu_seconds": self.server.cpu_seconds()}
         if service is not None:
             cpu["service_cpu_seconds"] = cpu_of_tree(service.pid)
+        if self.storage is not None:
+            cpu |= self.storage.cpu()
         return cpu
 
 

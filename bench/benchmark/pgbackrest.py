@@ -1,8 +1,10 @@
-"""pgBackRest: its own archive_command, repository in a directory."""
+"""pgBackRest: its own archive_command; see on_s3 for a repository in a bucket."""
 
 from .tool import Tool
 
 STANZA = "bench"
+# What is fetched ahead of recovery, beside the repository.
+FETCH_SPOOL = "fetch-spool"
 # The first version that stores parts of files.
 BLOCK_SINCE = (2, 46)
 
@@ -15,6 +17,7 @@ class PgBackRest(Tool):
     def __init__(self, server):
         super().__init__(server)
         self.options = self.home / "pgbackrest.conf"
+        self.fetch_options = self.home / "fetch.conf"
         block = tuple(int(part) for part in self.version().split(".")[:2]) >= BLOCK_SINCE
         self.block = "repo1-block=y" if block else ""
         self.about = ("zst level 3, process-max 2, start-fast, bundle" + (" and block" if block else "") + " on"
@@ -24,20 +27,26 @@ class PgBackRest(Tool):
         return self.processes.output(["pgbackrest", "version"], log=self.key).split()[-1]
 
     def prepare(self):
-        self.make_home("repository", "log", "lock", "spool")
-        self.options.write_text(f"""\
+        self.make_home("repository", "log", "lock", "spool", "fetch-lock")
+        self.write_options(self.options, f"lock-path={self.home}/lock\nspool-path={self.home}/spool\narchive-async=y")
+        # In recovery, what fetches ahead must not meet what runs beside the original.
+        self.write_options(self.fetch_options, f"lock-path={self.home}/fetch-lock")
+        self.processes.run(self.command("stanza-create"), log=self.key)
+        self.start_archiving()
+        self.processes.run(self.command("check"), log=self.key)
+
+    def write_options(self, path, archiving):
+        self.processes.private_file(path, f"""\
 [global]
-repo1-path={self.home}/repository
+{self.repository()}
 repo1-bundle=y
 {self.block}
+{archiving}
 log-path={self.home}/log
-lock-path={self.home}/lock
-spool-path={self.home}/spool
 compress-type=zst
 compress-level=3
 process-max=2
 start-fast=y
-archive-async=y
 log-level-console=warn
 log-level-file=warn
 
@@ -46,11 +55,10 @@ pg1-path={self.server.data}
 pg1-socket-path={self.server.scratch}
 pg1-port={self.server.port}
 pg1-user=postgres
-""", encoding="utf-8")
-        self.options.chmod(0o644)
-        self.processes.run(self.command("stanza-create"), log=self.key)
-        self.start_archiving()
-        self.processes.run(self.command("check"), log=self.key)
+""")
+
+    def repository(self):
+        return f"repo1-path={self.home}/repository"
 
     def command(self, *words):
         return ["pgbackrest", f"--config={self.options}", f"--stanza={STANZA}", *words]
@@ -60,6 +68,13 @@ pg1-user=postgres
 
     def archive_command(self):
         return " ".join(self.command("archive-push", "%p"))
+
+    def fetch_command(self, copy, link, asynchronous):
+        """What a restored copy's restore_command runs."""
+        ahead = ["--archive-async", f"--spool-path={self.home}/{FETCH_SPOOL}"] if asynchronous else []
+        words = ["pgbackrest", f"--config={self.fetch_options}", f"--stanza={STANZA}", f"--pg1-path={copy.data}",
+                 f"--repo1-storage-port={link.port}", *ahead, "archive-get", '"$1"', '"$2"']
+        return " ".join(words)
 
     def backup(self):
         return self.command("--type=full", "backup"), {}

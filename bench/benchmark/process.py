@@ -79,6 +79,13 @@ class Processes:
             raise Failed(f"`{' '.join(map(str, argv))}` exited with {code}:\n{self.tail(log)}")
         return text.strip()
 
+    def private_file(self, path, text):
+        """Writes a file that only those processes can read: it may hold a secret."""
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), self.uid, self.gid)
+
     def tail(self, log):
         text = (self.logs / f"{log}.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-15:])

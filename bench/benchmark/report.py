@@ -45,15 +45,20 @@ class Goal:
 
 
 def write(results, directory):
+    panels = chart.all_panels(results, Medians(results))
+    write_files(directory, results, table(results), chart.draw(results, panels))
+
+
+def write_files(directory, results, text, drawing):
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (directory / "table.md").write_text(table(results), encoding="utf-8")
-    (directory / "chart.svg").write_text(chart.draw(results, Medians(results)), encoding="utf-8")
+    (directory / "table.md").write_text(text, encoding="utf-8")
+    (directory / "chart.svg").write_text(drawing, encoding="utf-8")
 
 
 def table(results):
     medians = Medians(results)
-    parts = [heading(results), *backups(results, medians), *catch_up(results, medians), *goals_table(medians),
+    parts = [heading(results), *backups(results, medians), *catch_up(results, medians), *goals_table(goals(medians)),
              *footnotes(results, medians)]
     return "\n".join(parts) + "\n"
 
@@ -80,6 +85,8 @@ def backups(results, medians):
                   ("CPU of the server", "server_cpu_seconds", seconds), ("peak memory", "peak_bytes", megabytes),
                   ("service beside it: CPU", "service_cpu_seconds", seconds),
                   ("service beside it: peak memory", "service_peak_bytes", megabytes)]
+        fields += [("CPU of the S3 server", "storage_cpu_seconds", seconds),
+                   ("CPU of TLS before it", "tls_cpu_seconds", seconds), ("requests", "requests_all", count)]
         if step == "backup":
             fields.append(("size in the repository", "bytes", megabytes))
         if step == "second backup":
@@ -113,8 +120,7 @@ def catch_up(results, medians):
     yield f"\nThe WAL that waited: {megabytes(wal)} of pgbench's.\n"
 
 
-def goals_table(medians):
-    found = goals(medians)
+def goals_table(found):
     if not found:
         return
     yield row("Goal", "Measured", "")
@@ -164,8 +170,9 @@ def memory(medians):
 def footnotes(results, medians):
     for tool in results["tools"].values():
         yield f"- {tool['name']} {tool['version']}: {tool['about']}."
+    with_service = [tool["name"] for key, tool in results["tools"].items() if key in (OURS, "barman")]
     yield ("- Memory: resident, of all of a tool's processes at one moment; what they share counts in each. With"
-           " Drydock and Barman a service runs beside the server, and is measured apart.")
+           f" {' and '.join(with_service)} a service runs beside the server, and is measured apart.")
     unsynced = [f"{results['tools'][tool]['name']} {median_of:.1f} s" for tool in results["tools"]
                 if (median_of := medians.of(tool, "restore", "unsynced_seconds") or 0) >= 0.5]
     if unsynced:
@@ -199,6 +206,10 @@ def rule(columns):
 
 def seconds(value):
     return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def count(value):
+    return f"{value:.0f}"
 
 
 def megabytes(value):

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import nullcontext
 
 from . import machine, process, wal
 from .barman import Barman
@@ -44,13 +45,14 @@ def rotated(items, by):
 class Turns:
     """Runs the steps and keeps what was measured."""
 
-    def __init__(self, options, server, database, processes, results):
+    def __init__(self, options, server, database, processes, results, storage=None):
         self.options = options
         self.server = server
         self.database = database
         self.processes = processes
+        self.storage = storage
         self.measurements = results["measurements"]
-        self.meter = Meter(server)
+        self.meter = Meter(server, storage)
         self.checked = False
 
     # ---- backup and restore
@@ -61,7 +63,7 @@ class Turns:
         self.timed(number, tool, "backup", tool.backup(), [self.server.data])
         self.note("backup", bytes=tool.backup_bytes(), data_bytes=self.database.bytes())
         before = self.database.fingerprint(self.server)
-        self.timed(number, tool, "restore", tool.restore(target), [tool.home])
+        self.timed(number, tool, "restore", tool.restore(target), tool.reads())
         self.check_restored(tool, target, before)
         shutil.rmtree(target)
         if tool.second_is_smaller:
@@ -76,7 +78,7 @@ class Turns:
         argv, environment = command
         self.server.checkpoint()
         machine.settle(self.options.cache, read)
-        with self.meter.step(service=tool.service) as result:
+        with self.meter.step(service=tool.service) as result, self.counting(tool.key, result):
             started = time.monotonic()
             self.processes.run(argv, tool.key, environment)
             result["seconds"] = time.monotonic() - started
@@ -116,6 +118,10 @@ class Turns:
 
     # ---- results
 
+    def counting(self, key, result):
+        """Counts a tool's requests, where there is a server to ask for anything."""
+        return self.storage.log.counting(key, result) if self.storage is not None else nullcontext()
+
     def keep(self, number, key, step, result):
         self.measurements.append({"round": number + 1, "tool": key, "step": step} | result)
         words = [f"{key:<13} {step:<13} {result['seconds']:7.2f} s"]
@@ -127,6 +133,8 @@ class Turns:
                 words.append(f"{label} {result[name] / 1e6:.0f} MB")
         if "service_cpu_ticks" in result:
             words.append(f"{result['service_cpu_ticks']} ticks of CPU")
+        if "requests_all" in result:
+            words.append(f"{result['requests_all']} requests {result['requests']}")
         if "unsynced_seconds" in result:
             words.append(f"then {result['unsynced_seconds']:.2f} s to sync")
         say("  ".join(words))

@@ -54,10 +54,14 @@ class Server:
         self.start()
         self.sql("create role drydock login replication; grant pg_monitor to drydock")
 
-    def start(self, *options):
+    def launch(self, *options):
+        """Starts it and does not wait until it can be asked anything."""
         self.postmaster = self.processes.spawn(
             [self.bin / "postgres", "-D", self.data, "-p", self.port, "-k", self.scratch, "-c", "listen_addresses=",
              "-c", "logging_collector=off", *options], log=self.name)
+
+    def start(self, *options):
+        self.launch(*options)
         deadline = time.monotonic() + STARTS_WITHIN
         while self.processes.run(self.psql("-c", "select 1"), log="psql-tries", codes=(0, 1, 2)) != 0:
             if self.processes.ended(self.postmaster) or time.monotonic() > deadline:

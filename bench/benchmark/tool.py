@@ -37,6 +37,10 @@ class Tool:
     def restore(self, target):
         raise NotImplementedError
 
+    def reads(self):
+        """The directories a restore reads from."""
+        return [self.home]
+
     def backup_bytes(self):
         """Size of all backups in the repository, without the WAL archived beside them."""
         raise NotImplementedError
