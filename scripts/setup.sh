@@ -22,6 +22,7 @@ want() { # <package> <program>…: wants the package unless every program is on 
 
 want build-essential cc make
 want zstd zstd
+want age age
 want python3 python3
 want openssl openssl
 want util-linux setpriv
