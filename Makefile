@@ -18,7 +18,7 @@ soak: setup build          ## the stories with chance in them, ten times over
 	done
 
 failovers: setup build     ## sixty failovers at random, and what comes with them; see tests/stories/failover
-	E2E_FAILOVERS=60 cargo test --workspace --test stories -- failover:: --nocapture --test-threads 1
+	E2E_STORY_MINUTES=120 E2E_FAILOVERS=60 cargo test --workspace --test stories -- failover:: --nocapture --test-threads 1
 
 garage:                    ## the contract of stores against a real S3 server; installs Garage where it is missing
 	scripts/garage.sh

@@ -20,7 +20,8 @@
 //!
 //! What every test can rely on:
 //!
-//! - Everything that is started is killed when the story ends, well or badly, and everything that waits has a limit.
+//! - Everything that is started is killed when the story ends, well or badly, and everything that waits has a limit. A
+//!   story that takes half an hour all the same (`E2E_STORY_MINUTES`) ends the run with a sentence that names it.
 //! - PostgreSQL refuses to run as root. Tests run as root start servers, `backupd` and `backupctl` as the user
 //!   `postgres` (or `nobody`), so the product is never tested with rights it will not have.
 //! - The product logs in with the role that README describes: LOGIN, REPLICATION and `pg_monitor`, nothing else.
@@ -41,6 +42,7 @@ mod service;
 mod tmpfs;
 mod tools;
 mod wait;
+mod watch;
 mod world;
 
 pub use bucket::{Bucket, Frozen};

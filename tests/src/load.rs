@@ -5,11 +5,17 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use pgformat::Lsn;
+use rustix::process::{Signal, kill_process};
 
 use crate::Postgres;
-use crate::process::Process;
+use crate::process::{Process, pid};
+
+/// A client whose server has died or answers knows it by then.
+const ENDS_WITHIN: Duration = Duration::from_secs(120);
+const POLL_EVERY: Duration = Duration::from_millis(5);
 
 /// A row whose insertion the server confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,7 +31,13 @@ pub struct Commit {
 /// Clients that insert rows into the table `ledger (client, n)`, one transaction each, as fast as they are answered.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Vec<Commit>>>,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    /// The process id of its psql.
+    psql: u32,
+    thread: JoinHandle<Vec<Commit>>,
 }
 
 impl Load {
@@ -45,15 +57,33 @@ impl Load {
             psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
             let session = Process::spawn("psql", &mut psql);
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || write(session, number, &stop))
+            Client { psql: session.id(), thread: std::thread::spawn(move || write(session, number, &stop)) }
         };
         Load { clients: (first..first + clients).map(client).collect(), stop }
     }
 
     /// Stops the clients and returns every commit they were told of. Clients whose server died have stopped already.
+    ///
+    /// # Panics
+    ///
+    /// Where a client is neither answered nor told that its server is gone.
+    #[track_caller]
     pub fn stop(mut self) -> Vec<Commit> {
         self.stop.store(true, Ordering::Relaxed);
-        self.clients.drain(..).flat_map(|client| client.join().expect("a client of the load")).collect()
+        let asked = Instant::now();
+        let mut commits = Vec::new();
+        for Client { psql, thread } in self.clients.drain(..) {
+            while !thread.is_finished() && asked.elapsed() < ENDS_WITHIN {
+                std::thread::sleep(POLL_EVERY);
+            }
+            if !thread.is_finished() {
+                // The thread holds the process, so the id is still this psql's.
+                let _gone = kill_process(pid(psql), Signal::KILL);
+                panic!("psql (process {psql}) waited {ENDS_WITHIN:?} in vain for its server's answer");
+            }
+            commits.extend(thread.join().expect("a client of the load"));
+        }
+        commits
     }
 }
 

@@ -196,8 +196,12 @@ impl Postgres {
     /// Kills the postmaster and every process it started, as a power cut would.
     pub fn kill9(&mut self) {
         let Some(mut postmaster) = self.postmaster.take() else { return };
-        // The postmaster first: it would take a killed child for a crash and start over.
+        // Stopped, it starts no process that we would not see; one that was missed may wait for ever on a lock that
+        // a killed one held, and its client with it.
+        postmaster.signal(Signal::STOP);
+        wait_until("the postmaster to stand still", DIES_WITHIN, || stands_still(postmaster.id()));
         let children = children_of(postmaster.id());
+        // The postmaster first: it would take a killed child for a crash and start over.
         postmaster.kill9();
         for child in &children {
             // One that saw its postmaster go may be gone already, and then there is nothing to kill.
@@ -526,11 +530,21 @@ fn children_of(parent: u32) -> Vec<Child> {
 }
 
 fn child_at(id: u32) -> Option<Child> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The second field is the name in parentheses and may hold anything, so fields count from the last parenthesis:
-    // state, parent, … and, nineteen after the state, the start time.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let zombie = fields.first()? == &"Z";
+    // State, parent, … and, nineteen after the state, the start time.
+    let fields = stat_of(id)?;
+    let zombie = fields.first()? == "Z";
     (!zombie).then_some(())?;
-    Some(Child { id, parent: fields.get(1)?.parse().ok()?, started: (*fields.get(19)?).to_owned() })
+    Some(Child { id, parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.clone() })
+}
+
+/// Whether a process obeys SIGSTOP already, or has ended.
+fn stands_still(id: u32) -> bool {
+    stat_of(id).is_none_or(|fields| fields.first().is_none_or(|state| matches!(state.as_str(), "T" | "Z")))
+}
+
+/// What `/proc/ID/stat` says from the state on; see proc(5).
+fn stat_of(id: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The second field is the name in parentheses and may hold anything, so fields count from the last parenthesis.
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }

@@ -21,6 +21,7 @@ use crate::postgres::tail;
 use crate::process::{Output, Process};
 use crate::service::acknowledged;
 use crate::wait::wait_until;
+use crate::watch::Watched;
 use crate::{Bucket, Cluster, Objects, Options, Postgres, Service, Shape, Tmpfs, tools};
 
 /// Name and password of the role the product logs in with.
@@ -37,6 +38,7 @@ pub struct World {
     environment: Mutex<BTreeMap<String, String>>,
     next: AtomicU32,
     person: Person,
+    _watched: Watched,
 }
 
 impl World {
@@ -51,6 +53,7 @@ impl World {
         directory.disable_cleanup(std::env::var_os("E2E_KEEP").is_some());
         eprintln!("E2E_SEED={seed} in {}", directory.path().display());
         let world = World {
+            _watched: Watched::story(directory.path()),
             directory,
             seed,
             random: Mutex::new(StdRng::seed_from_u64(seed)),

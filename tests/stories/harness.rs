@@ -42,6 +42,29 @@ fn a_killed_server_leaves_no_process() {
     assert_eq!(left, Vec::<String>::new());
 }
 
+/// A connection that is let in at the moment of the kill has a process that nobody had seen before.
+#[test]
+fn a_server_killed_while_clients_come_leaves_no_process() {
+    let world = World::new();
+    let mut server = world.postgres();
+    server.pgbench_tables(1);
+    for _ in 0..10 {
+        let clients: Vec<_> =
+            (0..4).map(|_| server.spawn("pgbench", &["-n", "-C", "-S", "-T", "60", "postgres"])).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        server.kill9();
+        let data = server.data().to_str().unwrap();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let at_home = |path: &std::path::Path| {
+            std::fs::read_link(path.join("cwd")).is_ok_and(|cwd| cwd.to_str() == Some(data))
+        };
+        let left: Vec<_> = processes.filter(|path| at_home(path)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        drop(clients);
+        server.start_again();
+    }
+}
+
 #[test]
 fn servers_come_in_the_shapes_asked_for() {
     let world = World::new();
