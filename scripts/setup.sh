@@ -26,6 +26,10 @@ want age age
 want python3 python3
 want openssl openssl
 want util-linux setpriv
+# The page is looked at in a real browser, and the alerts are judged by a real Prometheus.
+want chromium chromium
+want chromium-driver chromedriver
+want prometheus prometheus promtool
 for program in "${postgresql_programs[@]}"; do
     if [[ ! -x ${bindir:-/none}/$program ]]; then
         packages+=(postgresql)

@@ -29,14 +29,17 @@
 //! - Randomness comes from one seed, printed when a test fails. `E2E_SEED=…` repeats it; `E2E_KEEP=1` keeps the
 //!   directory.
 
+mod browser;
 mod bucket;
 mod cluster;
+pub mod http;
 pub mod ledger;
 mod load;
 mod objects;
 mod person;
 mod postgres;
 mod process;
+mod prometheus;
 mod proxy;
 mod service;
 mod tmpfs;
@@ -45,13 +48,16 @@ mod wait;
 mod watch;
 mod world;
 
+pub use browser::Browser;
 pub use bucket::{Bucket, Frozen};
 pub use cluster::{Cluster, Loss, Promotion, Return, Shape};
+pub use http::Answer;
 pub use load::{Commit, Load};
 pub use objects::{Damage, Kind, Objects};
 pub use pgformat::{Lsn, TimelineId};
 pub use postgres::{Options, Postgres, Shutdown};
 pub use process::{Output, Process};
+pub use prometheus::Prometheus;
 pub use proxy::{Link, Proxy};
 pub use service::Service;
 pub use tmpfs::Tmpfs;

@@ -62,6 +62,11 @@ impl Service {
         self.process.signal(Signal::STOP);
     }
 
+    /// Tells it to read its settings again.
+    pub fn reload(&mut self) {
+        self.process.signal(Signal::HUP);
+    }
+
     /// Lets it go on.
     pub fn resume(&mut self) {
         self.process.signal(Signal::CONT);
@@ -122,6 +127,18 @@ impl Service {
         let all = |log: &str| words.iter().all(|word| log.contains(&word.to_lowercase()));
         let what = format!("backupd to say {words:?}:\n{}", tail(&self.log));
         wait_until(&what, SAYS_WITHIN, || all(&self.log_text().to_lowercase()));
+    }
+
+    /// The port that the system has chosen for `monitor.listen`, where that names none.
+    #[track_caller]
+    pub fn monitor_port(&self) -> u16 {
+        const SAYS: &str = "health and metrics are told";
+        self.wait_until_it_says(&[SAYS]);
+        let log = self.log_text();
+        let line = log.lines().find(|line| line.contains(SAYS)).expect("it has said so");
+        let address = line.split("listen=127.0.0.1:").nth(1).expect("an address");
+        let digits: String = address.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a port")
     }
 
     /// All it logged.

@@ -208,6 +208,18 @@ impl World {
         self.backupctl(&[&["restore", "--data-dir", data], arguments].concat())
     }
 
+    /// Restores by a command line as the product prints it, in which `DIR` stands for the data directory.
+    #[track_caller]
+    pub fn restore_as_told(&self, line: &str) -> Restored<'_> {
+        let data = self.fresh("restored");
+        let script = line.replacen("DIR", data.to_str().expect("a plain path"), 1);
+        let mut shell = self.person.command(Path::new("/bin/sh"), self.path());
+        shell.envs(self.environment.lock().expect("no test panics here").iter());
+        shell.env("PATH", format!("{}:/usr/bin:/bin", self.path().display()));
+        Output::of(shell.args(["-c", &script]), "", COMMAND_WITHIN).success();
+        Restored { world: self, data }
+    }
+
     // ---- the environment of the product
 
     /// Sets a variable for every `backupd` and `backupctl` started from now on.

@@ -1,5 +1,7 @@
 //! The stories that Drydock has to live through, on real PostgreSQL. `cargo test -p e2e pitr::` runs one area.
 
+mod alerts;
+mod api;
 mod bad_input;
 mod bucket;
 mod configuration;
@@ -19,7 +21,9 @@ mod kill_backup;
 mod kill_service;
 mod least_privilege;
 mod monitor;
+mod page;
 mod pitr;
+mod reload;
 mod replication;
 mod schedule;
 mod serve;

@@ -1,10 +1,9 @@
 //! What a monitoring system is told.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::time::Duration;
 
-use e2e::{Service, Shape, World, wait_until};
+use e2e::{Answer, Shape, World, http, wait_until};
 
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
 /// The exporter of PostDock has these.
@@ -21,27 +20,6 @@ const POSTDOCK: [&str; 10] = [
     "barman_disk_used_bytes",
 ];
 
-/// The port that the system has chosen for the service.
-fn port_of(service: &Service) -> u16 {
-    service.wait_until_it_says(&["health and metrics are told"]);
-    let log = service.log_text();
-    let line = log.lines().find(|line| line.contains("health and metrics are told")).expect("it has said so");
-    let address = line.split("listen=127.0.0.1:").nth(1).expect("an address");
-    let digits: String = address.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a port")
-}
-
-/// The status and the body of an answer.
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    socket.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: drydock\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-}
-
 /// The value of a metric, whatever its labels.
 fn value(metrics: &str, name: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| {
@@ -56,15 +34,16 @@ fn health_and_metrics() {
     let cluster = world.cluster(&Shape { standbys: 1, ..Shape::default() });
     world.set("DRYDOCK_MONITOR_LISTEN", "127.0.0.1:0");
     let service = world.start_backupd_for(&cluster).expect_anything();
-    let port = port_of(&service);
-    assert_eq!(get(port, "/healthz").expect("an answer").0, 200);
+    let port = service.monitor_port();
+    let get = |path: &str| http::get(port, path).map(|Answer { status, body }| (status, body));
+    assert_eq!(get("/healthz").expect("an answer").0, 200);
     wait_until("the service to be ready", TOLD_WITHIN, || {
-        get(port, "/readyz").is_some_and(|(code, _)| code == 200)
+        get("/readyz").is_some_and(|(code, _)| code == 200)
     });
     world.backup();
-    let told = |name: &str| get(port, "/metrics").and_then(|(_, metrics)| value(&metrics, name));
+    let told = |name: &str| get("/metrics").and_then(|(_, metrics)| value(&metrics, name));
     wait_until("the backup to be told", TOLD_WITHIN, || told("drydock_backups") == Some(1.0));
-    let (status, metrics) = get(port, "/metrics").expect("an answer");
+    let (status, metrics) = get("/metrics").expect("an answer");
     assert_eq!(status, 200);
     for name in POSTDOCK {
         assert!(value(&metrics, name).is_some(), "{name}:\n{metrics}");
@@ -94,11 +73,11 @@ fn health_and_metrics() {
         cluster.kill9(node);
     }
     wait_until("the service not to be ready", TOLD_WITHIN, || {
-        get(port, "/readyz").is_some_and(|(code, _)| code == 503)
+        get("/readyz").is_some_and(|(code, _)| code == 503)
     });
-    assert_eq!(get(port, "/healthz").expect("an answer").0, 200);
+    assert_eq!(get("/healthz").expect("an answer").0, 200);
     assert_eq!(told("drydock_streaming"), Some(0.0));
-    assert_eq!(get(port, "/nothing").expect("an answer").0, 404);
+    assert_eq!(get("/nothing").expect("an answer").0, 404);
     service.stop();
 }
 

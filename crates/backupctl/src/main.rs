@@ -6,7 +6,6 @@
 mod commands;
 mod output;
 mod progress;
-mod target_time;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,19 +1,16 @@
 //! Takes a base backup by itself when a hole in the WAL has none behind it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use engine::archive::ArchiveStatus;
 use engine::backup::{BackupRequest, Progress};
 use engine::status;
-use repository::Cluster;
 use repository::wal::Hole;
-use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use crate::config::Settings;
-use crate::events::Events;
+use crate::api::Lead;
+use crate::config::{Live, Settings};
 use crate::{Failure, source};
 
 /// Time to the next try after a failure; it doubles up to [`RETRY_MAX`].
@@ -22,15 +19,9 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Holes are found when a session begins, and then we look. This is for one that somebody else has found.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Looks whenever streaming begins. One backup at a time: `gate` is held while it is taken.
-pub(crate) async fn run(
-    settings: Settings,
-    cluster: Cluster,
-    mut archive: watch::Receiver<ArchiveStatus>,
-    gate: Arc<Mutex<()>>,
-    events: Events,
-    shutdown: CancellationToken,
-) {
+/// Looks whenever streaming begins. One backup at a time: the gate is held while it is taken.
+pub(crate) async fn run(settings: Live, lead: Lead, mut archive: watch::Receiver<ArchiveStatus>) {
+    let shutdown = &lead.over;
     let mut told = None;
     let mut looked_at = None;
     let mut delay = RETRY_MIN;
@@ -45,13 +36,12 @@ pub(crate) async fn run(
             },
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
         }
-        while let Err(error) = look(&settings, &cluster, &archive, &gate, &mut told, &events, &shutdown).await
-        {
+        while let Err(error) = look(&settings.now(), &lead, &archive, &mut told).await {
             if shutdown.is_cancelled() {
                 return;
             }
-            events.backup_failed(&engine::chain(&error));
-            let hint = error.hint(Some(&settings)).unwrap_or_default();
+            lead.events.backup_failed(&engine::chain(&error));
+            let hint = error.hint(Some(&settings.now())).unwrap_or_default();
             tracing::warn!(
                 hint,
                 retry_seconds = delay.as_secs(),
@@ -69,13 +59,11 @@ pub(crate) async fn run(
 
 async fn look(
     settings: &Settings,
-    cluster: &Cluster,
+    lead: &Lead,
     archive: &watch::Receiver<ArchiveStatus>,
-    gate: &Mutex<()>,
     told: &mut Option<Hole>,
-    events: &Events,
-    shutdown: &CancellationToken,
 ) -> Result<(), Failure> {
+    let Lead { cluster, gate, events, over, .. } = lead;
     let Some(size) = archive.borrow().server.as_ref().map(|server| server.segment_size) else {
         // Without a server there is nothing to back up; the next session brings us here again.
         return Ok(());
@@ -99,7 +87,7 @@ async fn look(
     );
     let request = BackupRequest { note: Some(note(hole)) };
     let (progress, _) = watch::channel(Progress::default());
-    let record = source::back_up(settings, cluster, &request, &progress, shutdown).await?;
+    let record = source::back_up(settings, cluster, &request, &progress, over).await?;
     events.backup_finished(&record);
     tracing::info!(backup = %record.id, "the hole in the WAL has a base backup behind it now");
     Ok(())

@@ -1,6 +1,7 @@
 //! The service `backupd`, and what it shares with `backupctl`: one configuration, one way to fail, one list of exit
 //! codes.
 
+mod api;
 pub mod config;
 mod copies;
 pub mod events;
@@ -11,6 +12,7 @@ mod lazy;
 pub mod logging;
 mod monitor;
 pub mod open;
+mod page;
 mod process;
 pub mod schedule;
 pub mod serve;
@@ -18,6 +20,9 @@ pub mod service;
 pub mod source;
 pub mod stop;
 mod systemd;
+pub mod target_time;
+mod tidy;
+pub mod view;
 
 use chrono::{DateTime, Utc};
 use engine::backup::BackupConfig;

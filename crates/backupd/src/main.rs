@@ -20,7 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Archive WAL until told to stop by SIGTERM or SIGINT
+    /// Archive WAL until told to stop by SIGTERM or SIGINT; SIGHUP has it read its settings again
     Run,
     /// See whether the configuration could be started with, and say what it comes to
     CheckConfig,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     };
     logging::start(&settings.log);
     let ended = match arguments.verb {
-        Verb::Run => run(&settings),
+        Verb::Run => run(&settings, arguments.flags),
         Verb::CheckConfig => check_config(&settings),
     };
     match ended {
@@ -67,12 +67,13 @@ fn check_config(settings: &config::Settings) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).map_err(Failure::system("write the result"))
 }
 
-fn run(settings: &config::Settings) -> Result<(), Failure> {
+fn run(settings: &config::Settings, flags: Flags) -> Result<(), Failure> {
     let threads = BLOCKING_THREADS_MAX + BLOCKING_THREADS_PER_LAGGING * settings.further.later.len();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(threads)
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?;
-    runtime.block_on(async { service::run(settings, stop::on_signals()?).await })
+    runtime
+        .block_on(async { service::run(settings, move || config::load(&flags), stop::on_signals()?).await })
 }

@@ -1,38 +1,40 @@
 //! `backupd run`: archives WAL, and keeps in order what comes with it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::archive::{self, ArchiveConfig, ArchiveStatus, Target};
-use engine::expire;
 use engine::follow::{self, FollowStatus};
 use engine::lease::{self, Held};
-use repository::{Cluster, Repository};
+use repository::Cluster;
 use store::Store;
-use store::mirror::Lagging;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::config::{EventSettings, Settings};
+use crate::api::{Api, Lead};
+use crate::config::{self, Changes, Live, Reloaded, Settings};
 use crate::events::{self, Events};
 use crate::monitor::{Monitor, Observed, Phase, keep_figures};
 use crate::serve::{Limits, Serving};
-use crate::{Copies, Failure, guard, open, process, schedule, systemd};
+use crate::{Copies, Failure, guard, open, process, schedule, systemd, tidy};
 
-/// Time between two looks for what dead backups left.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
-/// How long a repository that may lag is given to remove what has expired there.
-const LAGGING_EXPIRES_WITHIN: Duration = Duration::from_secs(1800);
 /// Time to the next try to open a repository that cannot be reached; it doubles up to [`OPEN_RETRY_MAX`].
 const OPEN_RETRY_MIN: Duration = Duration::from_millis(500);
 const OPEN_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until `shutdown`, or until archiving fails before it ever worked.
-pub async fn run(settings: &Settings, shutdown: CancellationToken) -> Result<(), Failure> {
+///
+/// `read_again` is asked for the settings when the process gets SIGHUP; what may change of them does.
+pub async fn run(
+    settings: &Settings,
+    read_again: impl Fn() -> Result<Settings, config::Error> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
     check(settings)?;
+    let (changes, live) = Live::new(settings.clone());
     let names: Vec<&str> = settings.server()?.nodes.iter().map(|node| node.name.as_str()).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), repository = %settings.repository, cluster = settings.cluster,
@@ -42,19 +44,23 @@ pub async fn run(settings: &Settings, shutdown: CancellationToken) -> Result<(),
     let monitor = settings.monitor.map(Monitor::bind).transpose()?;
     let observed = Arc::new(Observed::new(settings.cluster.clone()));
     let (events, happened) = Events::new(settings.cluster.clone());
-    let told = Told { observed: observed.clone(), events: events.clone() };
+    let api = Arc::new(Api::new(live.clone(), observed.clone()));
+    let told =
+        Told { live: live.clone(), observed: observed.clone(), events: events.clone(), api: api.clone() };
     let mut beside = JoinSet::new();
     let rest = shutdown.child_token();
     beside.spawn(systemd::tell(observed.clone(), rest.clone()));
-    let EventSettings { outlets, lag_limit } = settings.events.clone();
-    if !outlets.is_empty() {
-        beside.spawn(events::deliver(outlets, happened, rest.clone()));
-        beside.spawn(events::watch(observed.clone(), events, lag_limit, rest.clone()));
-    }
+    beside.spawn(read_on_hangup(changes, read_again, rest.clone())?);
+    beside.spawn(events::deliver(live.clone(), happened, rest.clone()));
+    beside.spawn(events::watch(observed.clone(), events, live.clone(), rest.clone()));
     if let Some(monitor) = monitor {
-        beside.spawn(monitor.run(observed.clone(), rest.clone()));
+        beside.spawn(monitor.run(observed.clone(), api.clone(), rest.clone()));
     }
     let Some((cluster, copies)) = open_repository(settings, &shutdown).await? else { return Ok(()) };
+    api.opened(cluster.clone());
+    if settings.monitor.is_some() {
+        beside.spawn(keep_figures(live, cluster.clone(), observed.clone(), rest.clone()));
+    }
     if let Some(serving) = serving {
         let (settings, shutdown) = (settings.clone(), rest.clone());
         let open = async move || open_store(&settings, &shutdown).await;
@@ -68,6 +74,43 @@ pub async fn run(settings: &Settings, shutdown: CancellationToken) -> Result<(),
     ended?;
     tracing::info!("backupd stops");
     Ok(())
+}
+
+/// Reads the settings again whenever SIGHUP comes, until `shutdown`. Settings that are wrong change nothing.
+fn read_on_hangup(
+    changes: Changes,
+    read: impl Fn() -> Result<Settings, config::Error> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send, Failure> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::system("listen for signals"))?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = hangup.recv() => {}
+            }
+            let read = read().map_err(Failure::from).and_then(|settings| check(&settings).map(|()| settings));
+            match read {
+                Ok(settings) => say(&changes.take(&settings)),
+                Err(failure) => {
+                    tracing::error!(
+                        "the settings stay as they are, as the new ones are wrong: {}",
+                        engine::chain(&failure)
+                    );
+                }
+            }
+        }
+    })
+}
+
+fn say(Reloaded { changed, waiting }: &Reloaded) {
+    match changed.is_empty() {
+        true => tracing::info!("the settings are read again; nothing changes now"),
+        false => tracing::info!("the settings are read again; changed: {}", changed.join(", ")),
+    }
+    if !waiting.is_empty() {
+        tracing::warn!("these count only when backupd is started again: {}", waiting.join(", "));
+    }
 }
 
 /// What the service would do with these settings, a fact a line, or what is wrong with them.
@@ -113,8 +156,10 @@ fn check(settings: &Settings) -> Result<(), Failure> {
 
 /// Where the parts of the service say what they are at, and what has happened.
 struct Told {
+    live: Live,
     observed: Arc<Observed>,
     events: Events,
+    api: Arc<Api>,
 }
 
 /// Waits for the lease, archives for as long as it is ours, and waits for it again.
@@ -154,7 +199,7 @@ async fn lead(
     told: &Told,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let Told { observed, events } = told;
+    let Told { live, observed, events, api } = told;
     if let Some(copies) = &copies
         && !copies.settle(&shutdown).await
     {
@@ -171,16 +216,21 @@ async fn lead(
     let (status, watched) = watch::channel(ArchiveStatus::default());
     let rest = shutdown.child_token();
     let mut beside = JoinSet::new();
-    let gate = Arc::new(Mutex::new(()));
-    let (gate_too, events_too) = (gate.clone(), events.clone());
-    let guard =
-        guard::run(settings.clone(), cluster.clone(), watched.clone(), gate_too, events_too, rest.clone());
-    beside.spawn(guard);
-    let (watched_too, events) = (watched.clone(), events.clone());
-    beside.spawn(schedule::run(settings.clone(), cluster.clone(), watched_too, gate, events, rest.clone()));
     let kept = copies.as_ref().map_or_else(|| cluster.clone(), |copies| copies.kept.clone());
     let may_lag = copies.as_ref().map_or_else(Vec::new, |copies| copies.lagging.clone());
-    beside.spawn(keep_tidy(settings.clone(), kept, may_lag, rest.clone()));
+    let lead = Lead {
+        cluster: cluster.clone(),
+        kept: kept.clone(),
+        may_lag: may_lag.clone(),
+        gate: Arc::new(Mutex::new(())),
+        events: events.clone(),
+        tasks: TaskTracker::new(),
+        over: rest.clone(),
+    };
+    beside.spawn(guard::run(live.clone(), lead.clone(), watched.clone()));
+    beside.spawn(schedule::take_backups(live.clone(), lead.clone(), watched.clone(), observed.clone()));
+    beside.spawn(schedule::verify_by_the_clock(live.clone(), lead.clone(), observed.clone()));
+    beside.spawn(tidy::run(live.clone(), kept, may_lag, rest.clone()));
     if let Some(copies) = copies {
         for lagging in &copies.lagging {
             beside.spawn(Copies::keep_up(copies.first.clone(), lagging.clone(), rest.clone()));
@@ -190,10 +240,7 @@ async fn lead(
     let (targets, target) = watch::channel(None);
     let (follows, followed) = watch::channel(FollowStatus::default());
     observed.enter(Phase::Leading { archive: watched.clone(), follow: followed });
-    if settings.monitor.is_some() {
-        let directory = settings.repository.directory().map(Path::to_owned);
-        beside.spawn(keep_figures(cluster.clone(), directory, observed.clone(), rest.clone()));
-    }
+    api.lead(Some(lead.clone()));
     let following = follow(settings, &cluster, watched, targets, follows, rest.clone())?;
     let over = shutdown.child_token();
     let archiving = tokio::spawn(archive::run(archive, cluster, target, status, over.clone()));
@@ -209,6 +256,9 @@ async fn lead(
         followed
     };
     let (archived, followed) = tokio::join!(archived, followed);
+    api.lead(None);
+    lead.tasks.close();
+    lead.tasks.wait().await;
     while let Some(ended) = beside.join_next().await {
         ended.map_err(panicked)?;
     }
@@ -286,70 +336,4 @@ async fn until_open<T>(
             () = tokio::time::sleep(delay) => delay = (delay * 2).min(OPEN_RETRY_MAX),
         }
     }
-}
-
-/// Removes what the policy does not ask for, and what dead backups left, now and then.
-///
-/// Repositories that may lag follow by what they have themselves: they may lack, or still have, what others do not.
-async fn keep_tidy(
-    settings: Settings,
-    cluster: Cluster,
-    may_lag: Vec<Arc<Lagging>>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let tidied = async {
-            if let Err(error) = expire(&settings, &cluster).await {
-                return tracing::warn!("what has expired cannot be removed yet: {}", engine::chain(&error));
-            }
-            for lagging in &may_lag {
-                let address = lagging.store().address();
-                match timeout(LAGGING_EXPIRES_WITHIN, expire_in(&settings, lagging.store())).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        tracing::info!(address, "nothing expires there for now: {}", engine::chain(&error));
-                    }
-                    Err(_elapsed) => {
-                        tracing::info!(address, "nothing expires there for now: it does not answer")
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tidied => {}
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-        }
-    }
-}
-
-async fn expire_in(settings: &Settings, store: &Arc<dyn Store>) -> Result<(), Failure> {
-    let cluster = Repository::open(store.clone()).await?.cluster(&settings.cluster)?;
-    Ok(expire(settings, &cluster).await?)
-}
-
-async fn expire(settings: &Settings, cluster: &Cluster) -> Result<(), engine::Error> {
-    // Before the first connection ever there is no cluster, and nothing to expire.
-    if cluster.identity().await?.is_none() {
-        return Ok(());
-    }
-    let facts = expire::facts(cluster).await?;
-    let plan = expire::plan(&facts, &settings.retention, crate::now(), settings.dead_after);
-    if let Some(reason) = plan.nothing_because.as_ref().filter(|_| !settings.retention.keeps_everything()) {
-        tracing::info!("nothing expires: {reason}");
-    }
-    let removed = expire::apply(cluster, &plan, crate::now(), settings.dead_after).await?;
-    if removed.backups + removed.wal_objects > 0 {
-        tracing::info!(
-            backups = removed.backups,
-            backup_bytes = removed.backup_bytes,
-            wal_objects = removed.wal_objects,
-            wal_bytes = removed.wal_bytes,
-            "removed what the retention settings do not ask for"
-        );
-    }
-    Ok(())
 }

@@ -162,6 +162,10 @@ impl Layout {
         key(format!("{}/state/slots.json", self.cluster))
     }
 
+    pub(crate) fn verification(&self) -> Result<Key, Error> {
+        key(format!("{}/state/verification.json", self.cluster))
+    }
+
     pub(crate) fn pin(&self, id: &BackupId) -> Result<Key, Error> {
         key(format!("{}/backups/{id}/pin.json", self.cluster))
     }

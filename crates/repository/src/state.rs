@@ -37,6 +37,23 @@ pub struct RestoreHeartbeat {
     pub updated_at: DateTime<Utc>,
 }
 
+/// What the last verification came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// When it was over.
+    pub finished_at: DateTime<Utc>,
+    /// Whether packs and WAL were read, and not only looked for.
+    pub read: bool,
+    /// How much was found.
+    pub findings: u64,
+    /// The worst of it, in a sentence.
+    pub worst: Option<String>,
+    /// Objects that could not be read, so that nothing is known of them.
+    pub unread: u64,
+}
+
 impl RestoreHeartbeat {
     fn name(&self) -> String {
         let plain = self.runner.chars().filter(char::is_ascii_alphanumeric);
@@ -67,6 +84,18 @@ impl Cluster {
     /// Forgets a restore.
     pub async fn forget_restore(&self, heartbeat: &RestoreHeartbeat) -> Result<(), Error> {
         Ok(self.store.delete(&self.layout.restore(&heartbeat.name())?).await?)
+    }
+
+    /// Remembers what a verification came to.
+    pub async fn note_verification(&self, verification: &Verification) -> Result<(), Error> {
+        self.replace_state(&self.layout.verification()?, document::seal("verification", verification)?).await
+    }
+
+    /// What the last verification came to; `None` where there was none, or nothing is known of it.
+    pub async fn verification(&self) -> Result<Option<Verification>, Error> {
+        let key = self.layout.verification()?;
+        let found = self.store.read_version(&key).await?;
+        Ok(found.and_then(|(bytes, _)| document::open("verification", &key, &bytes).ok()))
     }
 
     /// Replaces a document of the state, whatever it said.

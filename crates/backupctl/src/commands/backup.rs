@@ -1,12 +1,12 @@
 //! `backupctl backup`
 
 use backupd::config::Settings;
+use backupd::view::BackupView;
 use backupd::{Exit, Failure, open, source, stop};
 use engine::backup::{BackupRequest, Phase, Progress};
 use repository::pin::Pin;
 use tokio::sync::watch;
 
-use super::view::BackupView;
 use crate::Context;
 use crate::output::{self, size};
 use crate::progress::{self, Shown};

@@ -1,78 +1,22 @@
 //! `backupctl list`
 
+use backupd::view::{self, BackupView, List, WalView};
 use backupd::{Exit, Failure, open};
 use chrono::{DateTime, Utc};
 use engine::catalog::Catalog;
-use engine::status::{self, Window};
+use engine::status::Window;
 use repository::pin::Pin;
 use repository::wal::Hole;
-use repository::{BackupId, Cluster};
-use serde::Serialize;
 
-use super::view::{self, BackupView, WalView};
 use crate::Context;
 use crate::output::{duration, lines, size, table, time};
-
-/// What is in the repository.
-#[derive(Debug, Serialize)]
-struct List {
-    /// The cluster's name.
-    cluster: String,
-    /// PostgreSQL's identifier of it, as decimal text.
-    system_identifier: String,
-    /// PostgreSQL's major version.
-    postgresql_major: u16,
-    /// Oldest first.
-    backups: Vec<BackupView>,
-    /// Backups whose records cannot be read; they cannot be restored.
-    unreadable_backups: Vec<Unreadable>,
-    /// By timeline.
-    wal: Vec<WalView>,
-    /// WAL that is known to be missing.
-    holes: Vec<Hole>,
-    /// From when to when one can restore along the newest timeline.
-    windows: Vec<Window>,
-}
-
-/// A backup whose record cannot be read.
-#[derive(Debug, Serialize)]
-struct Unreadable {
-    /// Its name.
-    id: BackupId,
-    /// What is wrong.
-    reason: String,
-}
 
 pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
     let cluster = open::existing(&context.settings).await?;
     let catalog = Catalog::load(&cluster).await?;
-    let mut wal = view::wal(&catalog.coverage);
-    view::mark_tails(&mut wal, &status::forks(&catalog));
-    let list = List {
-        cluster: cluster.name().to_owned(),
-        system_identifier: catalog.identity.system_identifier.to_string(),
-        postgresql_major: catalog.identity.postgresql_major,
-        backups: views(&cluster, &catalog).await?,
-        unreadable_backups: catalog
-            .backups
-            .unreadable
-            .iter()
-            .map(|(id, error)| Unreadable { id: id.clone(), reason: error.to_string() })
-            .collect(),
-        wal,
-        holes: view::holes(&catalog.coverage),
-        windows: status::windows(&cluster, &catalog).await?,
-    };
+    let list = view::list(&cluster, &catalog).await?;
     context.output.print(&list, || text(&list))?;
     Ok(Exit::Done)
-}
-
-async fn views(cluster: &Cluster, catalog: &Catalog) -> Result<Vec<BackupView>, Failure> {
-    let mut views = Vec::new();
-    for record in &catalog.backups.records {
-        views.push(BackupView { pin: cluster.pin_of(&record.id).await?, ..BackupView::from(record) });
-    }
-    Ok(views)
 }
 
 fn text(list: &List) -> String {

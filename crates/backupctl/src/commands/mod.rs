@@ -14,7 +14,6 @@ pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod verify;
-pub(crate) mod view;
 pub(crate) mod wal;
 
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! `backupctl pin` and `backupctl unpin`
 
+use backupd::target_time::{self, Written};
 use backupd::{Exit, Failure, open};
 use repository::BackupId;
 use repository::pin::Pin;
@@ -8,7 +9,6 @@ use serde::Serialize;
 use super::WhichBackup;
 use crate::Context;
 use crate::output::time;
-use crate::target_time::{self, Written};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PinArguments {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use backupd::target_time::{self, Written};
 use backupd::{Exit, Failure, open, stop};
 use clap::ValueEnum;
 use engine::catalog::Catalog;
@@ -17,7 +18,6 @@ use super::WhichBackup;
 use crate::Context;
 use crate::output::{self, facts, size, time};
 use crate::progress::{self, Shown};
-use crate::target_time::{self, Written};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

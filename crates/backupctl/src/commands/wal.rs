@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use backupd::config::{self, Flags};
+use backupd::view::{self, WalView};
 use backupd::{Exit, Failure, open};
 use engine::catalog::Catalog;
 use engine::fetch::{self, Access, Ahead, Fetched, PLAN_PATH, RecoveryPlan};
@@ -14,7 +15,6 @@ use repository::wal::Hole;
 use serde::Serialize;
 
 use super::list;
-use super::view::{self, WalView};
 use crate::Context;
 use crate::output::{lines, size, table};
 
@@ -215,7 +215,12 @@ fn text(list: &WalList) -> String {
                 format!("a tail beyond {left_at}, where the cluster left it")
             });
             let bytes = size(range.to.since(range.from));
-            rows.add_row([timeline.timeline.to_string(), view::range(range), bytes, remark]);
+            rows.add_row([
+                timeline.timeline.to_string(),
+                format!("{}..{}", range.from, range.to),
+                bytes,
+                remark,
+            ]);
         }
     }
     format!("{}\n{}", list::wal_and_holes(&list.timelines, &list.holes), lines(&rows))

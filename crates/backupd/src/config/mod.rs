@@ -6,6 +6,7 @@
 mod address;
 mod encryption;
 mod events;
+mod live;
 mod parse;
 mod retention;
 mod s3;
@@ -30,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 pub use self::address::Address;
 pub use self::encryption::Encryption;
 pub use self::events::EventSettings;
+pub use self::live::{Changes, Live, Reloaded};
 pub use self::schedule::ScheduleSettings;
 pub use self::serve::{ServeSettings, TlsFiles};
 use self::setting::Setting;
@@ -93,6 +95,8 @@ pub struct Settings {
     serve: Result<Option<ServeSettings>, Error>,
     /// Where health and metrics are told.
     pub monitor: Option<SocketAddr>,
+    /// What is asked for before anything is done over HTTP there.
+    pub api_token: Option<Token>,
     /// By variable, what recovery needs again to reach a bucket.
     pub s3_for_recovery: BTreeMap<String, String>,
     /// Variables for AWS that a bucket is reached with. Their values may be secrets, so recovery is not handed them.
@@ -137,6 +141,8 @@ pub struct Settings {
     pub log: Log,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
+    /// By key, a hash of each value that is set: enough to see what has changed, and no place for secrets.
+    fingerprints: BTreeMap<&'static str, [u8; 32]>,
 }
 
 /// The server, or the nodes of a cluster.
@@ -270,6 +276,7 @@ pub fn resolve(
             "an address and a port, such as 0.0.0.0:8080",
             |text| text.parse().ok(),
         )?,
+        api_token: resolver.api_token()?,
         cluster: cluster.as_ref().map_or_else(|| Ok("pg_cluster".to_owned()), cluster_name)?,
         server: resolver.server()?,
         use_slot: resolver.parse(&setting::USE_SLOT, "true or false", truth)?.unwrap_or(true),
@@ -295,6 +302,7 @@ pub fn resolve(
         events: resolver.events()?,
         encryption: resolver.encryption()?,
         log: resolver.log()?,
+        fingerprints: resolver.sources.fingerprints()?,
         file: file.map(|(path, _)| path.to_owned()),
     })
 }

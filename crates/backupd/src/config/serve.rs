@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use store::http::Token;
 
+use super::sources::Value;
 use super::{Error, Resolver, setting};
 
 /// A token of fewer characters can be guessed. `openssl rand -hex 32` makes one of 64.
@@ -62,11 +63,20 @@ impl Resolver<'_> {
                     .to_owned(),
             ));
         };
-        let printable = value.text.bytes().all(|byte| byte.is_ascii_graphic());
-        if value.text.len() < TOKEN_CHARACTERS_MIN || !printable {
-            return Err(value
-                .unexpected("a token of 16 or more letters and digits, as `openssl rand -hex 32` makes it"));
-        }
-        Ok(Token::new(value.text))
+        self::token(value)
     }
+
+    /// What is asked for before anything is done over HTTP.
+    pub(super) fn api_token(&self) -> Result<Option<Token>, Error> {
+        self.sources.get(&setting::API_TOKEN)?.map(token).transpose()
+    }
+}
+
+fn token(value: Value) -> Result<Token, Error> {
+    let printable = value.text.bytes().all(|byte| byte.is_ascii_graphic());
+    if value.text.len() < TOKEN_CHARACTERS_MIN || !printable {
+        let expected = "a token of 16 or more letters and digits, as `openssl rand -hex 32` makes it";
+        return Err(value.unexpected(expected));
+    }
+    Ok(Token::new(value.text))
 }

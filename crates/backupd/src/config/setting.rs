@@ -110,7 +110,10 @@ settings! {
         "true lets the repository be served to other machines without TLS; default false";
 
     MONITOR_LISTEN = "monitor.listen", ["DRYDOCK_MONITOR_LISTEN"],
-        "address and port at which the service tells health and metrics, over HTTP and to anybody: 0.0.0.0:8080; default: nowhere";
+        "address and port of health, metrics, status page and JSON, over HTTP and for anybody to read: 0.0.0.0:8080; default: nowhere";
+    API_TOKEN = "api.token", ["DRYDOCK_API_TOKEN"],
+        "what whoever has things done over HTTP has to send, 16 characters or more; with it, page and JSON ask for it, too; default: nothing \
+         is done over HTTP";
 
     HOST = "server.host", ["REPLICATION_HOST", "PGHOST"],
         "the server: a name, an address, or the directory of its socket; a port may follow, host:port. With commas between, all nodes of a cluster, \
@@ -182,8 +185,16 @@ settings! {
     SCHEDULE_JITTER = "schedule.jitter", ["DRYDOCK_SCHEDULE_JITTER"],
         "everything scheduled comes so much later, that not all clusters begin at once; default 0";
     SCHEDULE_WINDOW = "schedule.window", ["DRYDOCK_SCHEDULE_WINDOW"],
-        "hours in which a scheduled backup may begin, such as 22:00-06:00; default: all";
+        "hours in which a scheduled backup or verification may begin, such as 22:00-06:00; default: all";
 
+    VERIFY_SCHEDULE = "verify.schedule", ["DRYDOCK_VERIFY_SCHEDULE"],
+        "when the service verifies the repository, reading what was not read before and a share of the rest: a cron line; default: whenever \
+         somebody does";
+    VERIFY_SHARE = "verify.share", ["DRYDOCK_VERIFY_SHARE"],
+        "how many percent of what was read before are read again each time; default 10";
+
+    RETENTION_SCHEDULE = "retention.schedule", ["DRYDOCK_RETENTION_SCHEDULE"],
+        "when the service removes what has expired: a cron line; default: every hour";
     RETENTION_DAYS = "retention.days", ["BACKUP_RETENTION_DAYS"],
         "every moment of so many days can be restored; default: for ever, and nothing is removed";
     RETENTION_BACKUPS = "retention.backups", ["DRYDOCK_RETENTION_BACKUPS"],
@@ -255,7 +266,15 @@ mod tests {
             ALL.iter().filter(|setting| setting.secret).map(|setting| setting.key).collect();
         assert_eq!(
             secret,
-            ["http.token", "serve.token", "server.password", "sql.password", "events.webhook", "events.ping"]
+            [
+                "http.token",
+                "serve.token",
+                "api.token",
+                "server.password",
+                "sql.password",
+                "events.webhook",
+                "events.ping"
+            ]
         );
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::setting::{self, Setting};
 use super::{Error, ReadFile};
 
@@ -83,6 +85,17 @@ impl<'a> Sources<'a> {
             self.key(setting.key, setting.secret),
             setting.secret.then(|| self.key(&format!("{}_file", setting.key), false)).flatten(),
         )
+    }
+
+    /// By key, a hash of each value that is set.
+    pub fn fingerprints(&self) -> Result<BTreeMap<&'static str, [u8; 32]>, Error> {
+        let mut found = BTreeMap::new();
+        for setting in setting::ALL {
+            if let Some(value) = self.get(setting)? {
+                found.insert(setting.key, Sha256::digest(&value.text).into());
+            }
+        }
+        Ok(found)
     }
 
     fn variable(&self, name: &str, secret: bool) -> Option<Value> {

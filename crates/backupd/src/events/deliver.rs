@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, Kind};
 use crate::Failure;
+use crate::config::Live;
 
 /// A command or a webhook that has not answered by then is given up.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
@@ -39,24 +40,29 @@ impl Outlets {
 }
 
 /// Delivers what comes until `shutdown`. What waits then is not delivered.
-pub(crate) async fn deliver(
-    outlets: Outlets,
-    mut events: mpsc::Receiver<Event>,
-    shutdown: CancellationToken,
-) {
-    let client = match client() {
-        Ok(client) => client,
-        Err(error) => return tracing::error!("events cannot be delivered: {}", engine::chain(&error)),
-    };
+pub(crate) async fn deliver(settings: Live, mut events: mpsc::Receiver<Event>, shutdown: CancellationToken) {
+    // Most have nobody to tell, and need no certificates for that.
+    let mut ready: Option<Client> = None;
     loop {
         let event = tokio::select! {
             () = shutdown.cancelled() => return,
             event = events.recv() => event,
         };
         let Some(event) = event else { return };
+        let outlets = settings.now().events.outlets.clone();
+        if outlets.is_empty() {
+            continue;
+        }
+        let client = match ready.take().map_or_else(client, Ok) {
+            Ok(client) => ready.insert(client),
+            Err(error) => {
+                tracing::error!("events cannot be delivered: {}", engine::chain(&error));
+                continue;
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = all(&outlets, &client, &event) => {}
+            () = all(&outlets, client, &event) => {}
         }
     }
 }

@@ -7,6 +7,7 @@ mod deliver;
 mod news;
 
 use chrono::{DateTime, Utc};
+use engine::verify::{Report, Severity};
 use repository::Record;
 use repository::wal::Hole;
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub(crate) enum Kind {
     FailoverFollowed,
     /// WAL is missing for good.
     HoleFound,
+    /// A verification has found something.
+    VerificationFinding,
     /// The archive has been behind for longer than the limit.
     LagOverLimit,
     /// It no longer is.
@@ -107,6 +110,20 @@ impl Events {
         let details =
             json!({ "timeline": hole.timeline, "from": hole.from, "to": hole.to, "since": hole.since });
         self.tell(Kind::HoleFound, text, details);
+    }
+
+    /// A verification is over; it is an event where it has found something.
+    pub fn verified(&self, report: &Report) {
+        let Some(worst) = report.findings.first() else { return };
+        let count = report.findings.len();
+        let text = format!("the verification has {count} findings, the worst: {}: {}", worst.key, worst.what);
+        let of =
+            |severity: Severity| report.findings.iter().filter(|found| found.severity == severity).count();
+        let details = json!({
+            "findings": count, "critical": of(Severity::Critical), "serious": of(Severity::Serious),
+            "worst": { "key": worst.key, "severity": worst.severity, "what": worst.what, "backups": worst.backups },
+        });
+        self.tell(Kind::VerificationFinding, text, details);
     }
 
     /// A base backup has failed.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{Events, Kind};
+use crate::config::{EventSettings, Live};
 use crate::monitor::{Observed, View};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -18,16 +19,25 @@ const AWAY_FOR: Duration = Duration::from_secs(60);
 pub(crate) async fn watch(
     observed: Arc<Observed>,
     events: Events,
-    lag_limit: Option<Duration>,
+    mut settings: Live,
     shutdown: CancellationToken,
 ) {
-    let mut news = News { lag_limit, ..News::default() };
+    let mut news = News::default();
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let EventSettings { outlets, lag_limit } = settings.now().events.clone();
+        if outlets.is_empty() {
+            // Nobody is told, and so nobody need look.
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = settings.changed() => continue,
+            }
+        }
+        news.lag_limit = lag_limit;
         let now = crate::now();
         for (kind, text, details) in news.look(&observed.view(now), now) {
             events.tell(kind, text, details);

@@ -85,6 +85,8 @@ fn archive(registry: &mut Registry, snapshot: &Snapshot) {
     );
     let lag = durable.filter(|_| archive.server.is_some()).map(|lsn| archive.server_end.since(lsn) as f64);
     gauge(registry, "wal_lag_bytes", "Bytes that the server has flushed and that are not durable here", lag);
+    let queued = durable.filter(|_| archive.server.is_some()).map(|lsn| archive.received.since(lsn) as f64);
+    gauge(registry, "wal_queued_bytes", "Bytes that are received and not durable yet", queued);
     gauge(
         registry,
         "wal_lag_seconds",
@@ -120,22 +122,28 @@ fn nodes(registry: &mut Registry, snapshot: &Snapshot) {
 fn repository(registry: &mut Registry, figures: &Figures, now: DateTime<Utc>) {
     let age = now.signed_duration_since(figures.at).as_seconds_f64();
     gauge(registry, "figures_age_seconds", "How old what follows of the repository is", age);
-    gauge(registry, "backups", "Backups", figures.backups as f64);
-    gauge(registry, "backups_unreadable", "Backups whose records cannot be read", figures.unreadable as f64);
-    gauge(registry, "holes", "Holes in the WAL", figures.holes as f64);
+    gauge(registry, "backups", "Backups", figures.list.backups.len() as f64);
+    gauge(
+        registry,
+        "backups_unreadable",
+        "Backups whose records cannot be read",
+        figures.list.unreadable_backups.len() as f64,
+    );
+    gauge(registry, "holes", "Holes in the WAL", figures.holes.len() as f64);
     gauge(
         registry,
         "holes_without_backup",
         "Holes that no backup lies behind",
-        figures.holes_without_backup as f64,
+        figures.holes_without_backup() as f64,
     );
-    gauge(registry, "gaps", "Missing WAL without a known cause", figures.gaps as f64);
+    gauge(registry, "gaps", "Missing WAL without a known cause", figures.gaps() as f64);
     let bytes = vec![
         (label("kind", "packs"), figures.pack_bytes as f64),
         (label("kind", "wal"), figures.wal_bytes as f64),
     ];
     labelled(registry, "repository_bytes", "Bytes in the repository", bytes);
-    let (from, until) = figures.recoverable.map_or((None, None), |(from, until)| (Some(from), until));
+    let window = figures.list.windows.last();
+    let (from, until) = (window.map(|window| window.from), window.and_then(|window| window.to));
     gauge(
         registry,
         "recoverable_from_seconds",
@@ -151,6 +159,24 @@ fn repository(registry: &mut Registry, figures: &Figures, now: DateTime<Utc>) {
     if let Some(last) = &figures.last {
         last_backup(registry, last, now);
     }
+    if let Some(verified) = &figures.verified {
+        let age = now.signed_duration_since(verified.finished_at).as_seconds_f64();
+        gauge(registry, "verification_age_seconds", "Since when the last verification is over", age);
+        gauge(
+            registry,
+            "verification_findings",
+            "What the last verification found",
+            verified.findings as f64,
+        );
+        gauge(registry, "verification_unread", "Objects it could not read", verified.unread as f64);
+    }
+    gauge(
+        registry,
+        "findings",
+        "What `backupctl status` finds wrong with the repository",
+        figures.findings.len() as f64,
+    );
+    gauge(registry, "backups_running", "Backups that say that they run", figures.running.len() as f64);
 }
 
 fn last_backup(registry: &mut Registry, last: &Record, now: DateTime<Utc>) {
@@ -185,14 +211,15 @@ fn duration(record: &Record) -> f64 {
 /// The names of PostDock's exporter, for dashboards that exist. What it calls copying is a part of what a backup takes, and is not
 /// told apart here.
 fn names_of_postdock(registry: &mut Registry, snapshot: &Snapshot) {
-    let figures = snapshot.figures.as_ref();
-    let healthy =
-        figures.is_some_and(|figures| figures.gaps + figures.holes_without_backup + figures.unreadable == 0);
+    let figures = snapshot.figures.as_deref();
+    let healthy = figures.is_some_and(|figures| {
+        figures.gaps() + figures.holes_without_backup() + figures.list.unreadable_backups.len() == 0
+    });
     let ok = truth(health::of(snapshot).ready && healthy);
     gauge(registry, "barman_check_is_ok", "As drydock_ready, with no hole that needs a backup", ok);
     let Some(figures) = figures else { return };
-    gauge(registry, "barman_backups_amount", "As drydock_backups", figures.backups as f64);
-    let oldest = figures.oldest_finished_at.map(seconds);
+    gauge(registry, "barman_backups_amount", "As drydock_backups", figures.list.backups.len() as f64);
+    let oldest = figures.list.backups.first().map(|backup| seconds(backup.finished_at));
     gauge(registry, "barman_oldest_backup_end_time_seconds", "When the oldest backup was published", oldest);
     let used = (figures.pack_bytes + figures.wal_bytes) as f64;
     gauge(registry, "barman_disk_used_bytes", "As drydock_repository_bytes, of all kinds", used);

@@ -1,4 +1,5 @@
-//! What a monitoring system asks: is the process alive, does it do its work, and how goes it in numbers.
+//! What a monitoring system asks: is the process alive, does it do its work, and how goes it in numbers. The same address has the
+//! interface for programs and the status page.
 //!
 //! Whoever reaches the address may ask, as monitoring systems do: nothing here tells what is in the database, and nothing
 //! can be changed.
@@ -6,6 +7,7 @@
 mod figures;
 mod health;
 mod metrics;
+mod overview;
 mod snapshot;
 
 use std::net::{SocketAddr, TcpListener};
@@ -21,10 +23,12 @@ use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::figures::keep_figures;
+pub(crate) use self::overview::of as overview;
 pub(crate) use self::snapshot::{Observed, Phase, View};
-use crate::Failure;
+use crate::api::{self, Api};
 use crate::config;
 use crate::serve::{Limits, accept_plain};
+use crate::{Failure, page};
 
 /// A scrape is answered at once, and nobody needs many of them.
 const LIMITS: Limits = Limits {
@@ -60,21 +64,23 @@ impl Monitor {
     }
 
     /// Answers until `shutdown`.
-    pub async fn run(self, observed: Arc<Observed>, shutdown: CancellationToken) {
+    pub async fn run(self, observed: Arc<Observed>, api: Arc<Api>, shutdown: CancellationToken) {
         tracing::info!(listen = %self.address, "health and metrics are told");
         match tokio::net::TcpListener::from_std(self.listener) {
-            Ok(listener) => accept_plain(listener, router(observed), LIMITS, shutdown).await,
+            Ok(listener) => accept_plain(listener, router(observed, api), LIMITS, shutdown).await,
             Err(error) => tracing::error!("health and metrics cannot be told: {error}"),
         }
     }
 }
 
-fn router(observed: Arc<Observed>) -> Router {
+fn router(observed: Arc<Observed>, api: Arc<Api>) -> Router {
     Router::new()
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape))
         .with_state(observed)
+        .merge(api::router(api))
+        .merge(page::router())
 }
 
 async fn alive(State(observed): State<Arc<Observed>>) -> Response {

@@ -1,6 +1,7 @@
 //! What the parts of the service say of themselves, at one moment.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
 use engine::archive::ArchiveStatus;
@@ -31,25 +32,27 @@ pub(crate) enum Phase {
 pub(crate) struct Observed {
     cluster: String,
     inner: Mutex<Inner>,
+    /// Something has changed in the repository.
+    hint: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     phase: Phase,
-    figures: Option<Figures>,
+    figures: Option<Arc<Figures>>,
     /// When all that the server had was last seen to be durable.
     level_at: Option<DateTime<Utc>>,
 }
 
 /// All of it at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     pub cluster: String,
     /// `starting`, `standing_by` or `leading`.
     pub phase: &'static str,
     pub archive: Option<ArchiveStatus>,
     pub follow: Option<FollowStatus>,
-    pub figures: Option<Figures>,
+    pub figures: Option<Arc<Figures>>,
     /// For how long the archive has been behind the server; zero when it is not.
     pub behind_seconds: Option<f64>,
     pub now: DateTime<Utc>,
@@ -76,7 +79,7 @@ pub(crate) struct Summary {
 
 impl Observed {
     pub fn new(cluster: String) -> Observed {
-        Observed { cluster, inner: Mutex::default() }
+        Observed { cluster, inner: Mutex::default(), hint: AtomicBool::new(false) }
     }
 
     /// The service is at something else from now on.
@@ -86,7 +89,16 @@ impl Observed {
     }
 
     pub(super) fn keep(&self, figures: Figures) {
-        self.lock().figures = Some(figures);
+        self.lock().figures = Some(Arc::new(figures));
+    }
+
+    /// Something has changed in the repository, which is worth a look soon.
+    pub fn hint(&self) {
+        self.hint.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_hint(&self) -> bool {
+        self.hint.swap(false, Ordering::Relaxed)
     }
 
     /// Notes whether the archive is level with the server; to be called now and then.
@@ -121,7 +133,8 @@ impl Observed {
         }
     }
 
-    pub(super) fn snapshot(&self, now: DateTime<Utc>) -> Snapshot {
+    /// All of it.
+    pub fn snapshot(&self, now: DateTime<Utc>) -> Snapshot {
         self.note_level(now);
         let inner = self.lock();
         let (phase, archive, follow) = match &inner.phase {

@@ -42,7 +42,7 @@ pub struct NodeStatus {
 }
 
 /// A timeline was left for another one: a failover, a switchover, or a recovery.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Fork {
     /// The timeline that was left.
     pub from_timeline: TimelineId,

@@ -1,6 +1,7 @@
 //! Status: how things stand, from the repository and, where it can be reached, the server.
 
 mod cluster;
+mod written;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::wal::WalPath;
 use crate::{Error, expire};
 
 pub use cluster::{Fork, NodeStatus, forks};
+pub use written::{Written, written};
 
 /// Segments without a transaction in them that are looked at, from the newest back, for the time of the last one.
 const QUIET_SEGMENTS_MAX: u64 = 64;
@@ -128,7 +130,7 @@ pub struct LastBackup {
 }
 
 /// A backup that says that it runs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct RunningBackup {
     /// Its name.
     pub id: BackupId,
@@ -150,7 +152,7 @@ pub struct LeftoverStatus {
 }
 
 /// A hole, and what it means.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct HoleStatus {
     /// The hole.
     #[serde(flatten)]
@@ -208,10 +210,14 @@ pub struct Request<'a> {
 
 /// Looks at the repository and the server. That the server cannot be asked is part of the answer.
 pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, Error> {
-    let catalog = Catalog::load(cluster).await?;
+    of(cluster, &Catalog::load(cluster).await?, request).await
+}
+
+/// The same where the repository has been read already.
+pub async fn of(cluster: &Cluster, catalog: &Catalog, request: &Request<'_>) -> Result<Status, Error> {
     let (look, connect) = look(cluster, request).await?;
     let server = match connect {
-        Some(connect) => Some(ask(&connect, request.slot, &catalog).await),
+        Some(connect) => Some(ask(&connect, request.slot, catalog).await),
         None => None,
     };
     let slot = request.follow.and_then(|follow| follow.slot.as_deref());
@@ -233,10 +239,10 @@ pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, 
         repository: cluster.address(),
         system_identifier: catalog.identity.system_identifier.to_string(),
         postgresql_major: catalog.identity.postgresql_major,
-        timelines: timelines(&catalog),
-        forks: cluster::forks(&catalog),
+        timelines: timelines(catalog),
+        forks: cluster::forks(catalog),
         nodes,
-        lag_bytes: server.as_ref().and_then(|server| lag(server, &catalog)),
+        lag_bytes: server.as_ref().and_then(|server| lag(server, catalog)),
         server,
         backups: records.len(),
         last_backup: records.last().map(|record| LastBackup {
@@ -247,9 +253,9 @@ pub async fn status(cluster: &Cluster, request: &Request<'_>) -> Result<Status, 
         unreadable_backups: catalog.backups.unreadable.iter().map(|(id, _)| id.clone()).collect(),
         running_backups,
         leftovers: leftover_status(&leftovers),
-        holes: holes(&catalog),
-        unexplained_gaps: gaps(&catalog),
-        windows: windows(cluster, &catalog).await?,
+        holes: holes(catalog),
+        unexplained_gaps: gaps(catalog),
+        windows: windows(cluster, catalog).await?,
         findings: Vec::new(),
     };
     status.findings = findings(&status, slot.is_some() || request.follow.is_none());

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use pgformat::{Lsn, TimelineId};
+use repository::state::Verification;
 use repository::{BackupId, Cluster, Error as RepositoryError};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -141,8 +142,30 @@ pub struct Progress {
     pub bytes_total: u64,
 }
 
-/// Verifies a cluster.
+/// Verifies a cluster, and remembers in it what that came to.
 pub async fn verify(
+    cluster: &Cluster,
+    request: &Request,
+    progress: &watch::Sender<Progress>,
+) -> Result<Report, Error> {
+    let started_at = (request.clock)();
+    let report = look(cluster, request, progress).await?;
+    let verification = Verification {
+        started_at,
+        finished_at: (request.clock)(),
+        read: request.reading != Reading::Nothing,
+        findings: report.findings.len() as u64,
+        worst: report.findings.first().map(|finding| format!("{}: {}", finding.key, finding.what)),
+        unread: report.unread.len() as u64,
+    };
+    // Where nothing can be written, as over HTTP, whoever asked knows what was found.
+    if let Err(error) = cluster.note_verification(&verification).await {
+        tracing::debug!("what the verification came to is not remembered: {error}");
+    }
+    Ok(report)
+}
+
+async fn look(
     cluster: &Cluster,
     request: &Request,
     progress: &watch::Sender<Progress>,

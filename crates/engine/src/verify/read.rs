@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 use pgformat::SegmentSize;
 use repository::codec::Checksum;
 use repository::ledger::{Ledger, Verified};
@@ -71,10 +72,12 @@ impl Reader<'_> {
         let mut changed = ledger.objects.len() != known;
         let mut remembered = Instant::now();
         let chosen: Vec<&Unit> = group.units.iter().filter(|unit| unit.chosen).collect();
-        let mut reads = futures::stream::iter(chosen)
-            .map(|unit| async move { (unit, self.unit(unit).await) })
-            .buffered(self.at_once);
+        let mut waiting = chosen.into_iter();
+        // Not `buffered`: the compiler cannot see that a stream of borrowing futures may change threads.
+        let mut reads: FuturesOrdered<_> =
+            waiting.by_ref().take(self.at_once).map(|unit| self.one(unit)).collect();
         while let Some((unit, result)) = reads.next().await {
+            reads.extend(waiting.next().map(|unit| self.one(unit)));
             self.note(group, unit, result, &mut ledger, notes)?;
             changed = true;
             if remembered.elapsed() >= REMEMBER_EVERY {
@@ -86,6 +89,10 @@ impl Reader<'_> {
             units::remember(self.cluster, &group.name, &mut ledger, notes).await;
         }
         Ok(())
+    }
+
+    async fn one<'u>(&self, unit: &'u Unit<'u>) -> (&'u Unit<'u>, Result<Checksum, RepositoryError>) {
+        (unit, self.unit(unit).await)
     }
 
     fn key(&self, unit: &Unit<'_>) -> Result<String, Error> {

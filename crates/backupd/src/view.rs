@@ -1,17 +1,73 @@
 //! Backups, WAL and holes as results show them. Field names are part of the interface.
 
 use chrono::{DateTime, Utc};
-use engine::status::Fork;
+use engine::catalog::Catalog;
+use engine::status::{self, Fork, Window};
 use pgformat::{Lsn, TimelineId};
 use repository::pin::Pin;
 use repository::record::Tablespace;
 use repository::wal::{Coverage, Hole, TimelineCoverage};
-use repository::{BackupId, Record};
+use repository::{BackupId, Cluster, Record};
 use serde::Serialize;
 
+use crate::Failure;
+
+/// What is in the repository.
+#[derive(Debug, Clone, Serialize)]
+pub struct List {
+    /// The cluster's name.
+    pub cluster: String,
+    /// PostgreSQL's identifier of it, as decimal text.
+    pub system_identifier: String,
+    /// PostgreSQL's major version.
+    pub postgresql_major: u16,
+    /// Oldest first.
+    pub backups: Vec<BackupView>,
+    /// Backups whose records cannot be read; they cannot be restored.
+    pub unreadable_backups: Vec<Unreadable>,
+    /// By timeline.
+    pub wal: Vec<WalView>,
+    /// WAL that is known to be missing.
+    pub holes: Vec<Hole>,
+    /// From when to when one can restore along the newest timeline.
+    pub windows: Vec<Window>,
+}
+
+/// A backup whose record cannot be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unreadable {
+    /// Its name.
+    pub id: BackupId,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What is in the repository.
+pub async fn list(cluster: &Cluster, catalog: &Catalog) -> Result<List, Failure> {
+    let mut wal = wal(&catalog.coverage);
+    mark_tails(&mut wal, &status::forks(catalog));
+    let mut backups = Vec::new();
+    for record in &catalog.backups.records {
+        backups.push(BackupView { pin: cluster.pin_of(&record.id).await?, ..BackupView::from(record) });
+    }
+    let unreadable = catalog.backups.unreadable.iter();
+    Ok(List {
+        cluster: cluster.name().to_owned(),
+        system_identifier: catalog.identity.system_identifier.to_string(),
+        postgresql_major: catalog.identity.postgresql_major,
+        backups,
+        unreadable_backups: unreadable
+            .map(|(id, error)| Unreadable { id: id.clone(), reason: error.to_string() })
+            .collect(),
+        wal,
+        holes: holes(&catalog.coverage),
+        windows: status::windows(cluster, catalog).await?,
+    })
+}
+
 /// A backup.
-#[derive(Debug, Serialize)]
-pub(crate) struct BackupView {
+#[derive(Debug, Clone, Serialize)]
+pub struct BackupView {
     /// Its name.
     pub id: BackupId,
     /// PostgreSQL's identifier of the cluster, as decimal text.
@@ -80,8 +136,8 @@ impl From<&Record> for BackupView {
 }
 
 /// The WAL of a timeline.
-#[derive(Debug, Serialize)]
-pub(crate) struct WalView {
+#[derive(Debug, Clone, Serialize)]
+pub struct WalView {
     /// The timeline.
     pub timeline: TimelineId,
     /// What is there without a gap, in order.
@@ -103,7 +159,7 @@ pub(crate) struct WalView {
 
 /// WAL bytes from `from` up to, not including, `to`.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct RangeView {
+pub struct RangeView {
     /// First byte.
     pub from: Lsn,
     /// First byte after it.
@@ -132,12 +188,12 @@ impl From<&TimelineCoverage> for WalView {
 }
 
 /// All WAL, by timeline.
-pub(crate) fn wal(coverage: &Coverage) -> Vec<WalView> {
+pub fn wal(coverage: &Coverage) -> Vec<WalView> {
     coverage.timelines.values().map(WalView::from).collect()
 }
 
 /// Marks where timelines were left.
-pub(crate) fn mark_tails(timelines: &mut [WalView], forks: &[Fork]) {
+pub fn mark_tails(timelines: &mut [WalView], forks: &[Fork]) {
     for timeline in timelines {
         let fork = forks.iter().find(|fork| fork.from_timeline == timeline.timeline);
         timeline.left_at = fork.map(|fork| fork.lsn);
@@ -146,11 +202,6 @@ pub(crate) fn mark_tails(timelines: &mut [WalView], forks: &[Fork]) {
 }
 
 /// All holes.
-pub(crate) fn holes(coverage: &Coverage) -> Vec<Hole> {
+pub fn holes(coverage: &Coverage) -> Vec<Hole> {
     coverage.timelines.values().flat_map(|covered| covered.holes.clone()).collect()
-}
-
-/// A range for people.
-pub(crate) fn range(range: &RangeView) -> String {
-    format!("{}..{}", range.from, range.to)
 }

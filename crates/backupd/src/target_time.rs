@@ -1,13 +1,13 @@
-//! Times as people write them on the command line.
+//! Times as people write them.
 
 use chrono::{DateTime, Days, FixedOffset, NaiveDateTime, NaiveTime, Utc};
 
 /// What is expected, for messages.
-pub(crate) const EXPECTED: &str = "expected a time such as \"2026-01-02 03:04:05\", with a fraction and an offset (+02:00, Z) if need be, UTC without one; or \"yesterday 14:00\", \"today 09:30\", \"-2h\"";
+pub const EXPECTED: &str = "expected a time such as \"2026-01-02 03:04:05\", with a fraction and an offset (+02:00, Z) if need be, UTC without one; or \"yesterday 14:00\", \"today 09:30\", \"-2h\"";
 
 /// A time as somebody has written it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Written {
+pub struct Written {
     /// What it says.
     pub at: DateTime<Utc>,
     /// The words, where what they say depends on when they are said.
@@ -16,7 +16,7 @@ pub(crate) struct Written {
 
 /// Reads a time: a date and a time of day, with `T` or a blank between, perhaps a fraction of a second, perhaps an offset; or one
 /// that is counted from now.
-pub(crate) fn parse(text: &str) -> Result<Written, String> {
+pub fn parse(text: &str) -> Result<Written, String> {
     parse_at(text.trim(), Utc::now())
 }
 

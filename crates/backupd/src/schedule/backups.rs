@@ -1,4 +1,4 @@
-//! The part that runs.
+//! Base backups by the clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,64 +6,65 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use engine::archive::ArchiveStatus;
 use engine::backup::{BackupRequest, Progress};
-use repository::{Cluster, Record};
-use tokio::sync::{Mutex, watch};
-use tokio_util::sync::CancellationToken;
+use repository::Record;
+use tokio::sync::watch;
 
-use super::calendar::Calendar;
-use super::decide::{Decision, Failed, Situation, decide};
-use crate::config::Settings;
-use crate::events::Events;
+use super::{Calendar, Decision, Failed, LOOK_AGAIN, NAP_MAX, Situation, decide, running, until_then};
+use crate::api::Lead;
+use crate::config::{Live, Settings};
+use crate::monitor::Observed;
 use crate::{Failure, source};
 
-/// Longest time without a look at the clock, which may have been set.
-const NAP_MAX: Duration = Duration::from_secs(60);
-/// A backup that has not said for so long that it runs is not waited for. It says so every half a minute.
-const SILENT_MAX: chrono::Duration = chrono::Duration::minutes(2);
-/// Time to the next look while nothing is streamed, or the repository cannot be asked.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-
-/// Takes backups by the clock until `shutdown`. `gate` is held while one is taken.
-pub(crate) async fn run(
-    settings: Settings,
-    cluster: Cluster,
+/// Takes backups by the clock until our turn is over. The gate is held while one is taken.
+pub(crate) async fn take_backups(
+    mut live: Live,
+    lead: Lead,
     archive: watch::Receiver<ArchiveStatus>,
-    gate: Arc<Mutex<()>>,
-    events: Events,
-    shutdown: CancellationToken,
+    observed: Arc<Observed>,
 ) {
-    let Some(calendar) = settings.schedule.backups.clone() else { return };
-    let next = calendar.next(crate::now()).map(|next| next.to_rfc3339());
-    tracing::info!(schedule = calendar.as_str(), next, "backups are taken by the clock");
+    let over = lead.over.clone();
     let mut clockwork =
-        Clockwork { settings, cluster, archive, calendar, events, newest: None, failed: None };
+        Clockwork { settings: live.now(), lead, archive, observed, newest: None, failed: None };
+    clockwork.say_when();
     loop {
         let nap = tokio::select! {
-            () = shutdown.cancelled() => return,
-            nap = clockwork.step(&gate, &shutdown) => nap,
+            () = over.cancelled() => return,
+            nap = clockwork.step() => nap,
         };
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = over.cancelled() => return,
             () = tokio::time::sleep(nap.min(NAP_MAX)) => {}
+            () = live.changed() => {
+                clockwork.settings = live.now();
+                clockwork.say_when();
+            }
         }
     }
 }
 
 struct Clockwork {
-    settings: Settings,
-    cluster: Cluster,
+    settings: Arc<Settings>,
+    lead: Lead,
     archive: watch::Receiver<ArchiveStatus>,
-    calendar: Calendar,
-    events: Events,
+    observed: Arc<Observed>,
     /// When the newest backup began that we know of.
     newest: Option<DateTime<Utc>>,
     failed: Option<Failed>,
 }
 
 impl Clockwork {
+    fn say_when(&self) {
+        if let Some(calendar) = &self.settings.schedule.backups {
+            let next = calendar.next(crate::now()).map(|next| next.to_rfc3339());
+            tracing::info!(schedule = calendar.as_str(), next, "backups are taken by the clock");
+        }
+    }
+
     /// Takes a backup if it is time; how long nothing is to be done then.
-    async fn step(&mut self, gate: &Mutex<()>, shutdown: &CancellationToken) -> Duration {
-        if let Decision::Wait { until } = self.decide(false) {
+    async fn step(&mut self) -> Duration {
+        let settings = self.settings.clone();
+        let Some(calendar) = &settings.schedule.backups else { return NAP_MAX };
+        if let Decision::Wait { until } = self.decide(calendar, false) {
             return until_then(until);
         }
         // Whoever is asked every few seconds should be asked little: only now is the repository looked at.
@@ -74,7 +75,7 @@ impl Clockwork {
                 return LOOK_AGAIN;
             }
         };
-        let due = match self.decide(running) {
+        let due = match self.decide(calendar, running) {
             Decision::Wait { until } => return until_then(until),
             Decision::Begin { due } => due,
         };
@@ -82,15 +83,15 @@ impl Clockwork {
             return LOOK_AGAIN;
         }
         // Another part of the service may be at it, and then this one need not.
-        let Ok(_held) = gate.try_lock() else { return LOOK_AGAIN };
-        self.back_up(due, shutdown).await;
+        let Ok(_held) = self.lead.gate.clone().try_lock_owned() else { return LOOK_AGAIN };
+        self.back_up(calendar, due).await;
         Duration::ZERO
     }
 
-    fn decide(&self, running: bool) -> Decision {
+    fn decide(&self, calendar: &Calendar, running: bool) -> Decision {
         let schedule = &self.settings.schedule;
         decide(&Situation {
-            calendar: &self.calendar,
+            calendar,
             jitter: schedule.jitter,
             window: schedule.window.map(|window| (window, schedule.zone)),
             newest: self.newest,
@@ -102,33 +103,32 @@ impl Clockwork {
 
     /// Looks for backups of others; whether one of them runs.
     async fn learn(&mut self) -> Result<bool, repository::Error> {
-        let names = self.cluster.backup_names().await?;
+        let names = self.lead.cluster.backup_names().await?;
         let now = crate::now();
         self.newest = names.iter().map(repository::BackupId::time).filter(|began| *began <= now).max();
-        // One that was killed is not waited for as long as what it left is kept.
-        let running = self.cluster.heartbeats().await?;
-        Ok(running.iter().any(|running| now.signed_duration_since(running.updated_at) < SILENT_MAX))
+        Ok(running(&self.lead.cluster).await?.is_some())
     }
 
-    async fn back_up(&mut self, due: DateTime<Utc>, shutdown: &CancellationToken) {
+    async fn back_up(&mut self, calendar: &Calendar, due: DateTime<Utc>) {
         tracing::info!(due = due.to_rfc3339(), "taking a base backup, which is due");
-        match take(&self.settings, &self.cluster, shutdown).await {
+        match take(&self.settings, &self.lead).await {
             Ok(record) => {
-                self.events.backup_finished(&record);
+                self.lead.events.backup_finished(&record);
+                self.observed.hint();
                 self.failed = None;
                 self.newest = Some(record.started_at);
                 let seconds = record.finished_at.signed_duration_since(record.started_at).num_seconds();
-                let next = self.calendar.next(crate::now()).map(|next| next.to_rfc3339());
+                let next = calendar.next(crate::now()).map(|next| next.to_rfc3339());
                 tracing::info!(
                     backup = %record.id, seconds, bytes = record.size_bytes, stored_bytes = record.stored_bytes,
                     next, "the base backup is published"
                 );
             }
-            Err(_) if shutdown.is_cancelled() => {}
+            Err(_) if self.lead.over.is_cancelled() => {}
             Err(error) => {
                 let times = self.failed.map_or(0, |failed| failed.times) + 1;
                 self.failed = Some(Failed { at: crate::now(), times });
-                self.events.backup_failed(&engine::chain(&error));
+                self.lead.events.backup_failed(&engine::chain(&error));
                 let hint = error.hint(Some(&self.settings)).unwrap_or_default();
                 tracing::error!(
                     hint,
@@ -141,15 +141,7 @@ impl Clockwork {
     }
 }
 
-async fn take(
-    settings: &Settings,
-    cluster: &Cluster,
-    shutdown: &CancellationToken,
-) -> Result<Record, Failure> {
+async fn take(settings: &Settings, lead: &Lead) -> Result<Record, Failure> {
     let (progress, _) = watch::channel(Progress::default());
-    source::back_up(settings, cluster, &BackupRequest { note: None }, &progress, shutdown).await
-}
-
-fn until_then(then: DateTime<Utc>) -> Duration {
-    then.signed_duration_since(crate::now()).to_std().unwrap_or(Duration::ZERO)
+    source::back_up(settings, &lead.cluster, &BackupRequest { note: None }, &progress, &lead.over).await
 }
