@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
@@ -11,12 +11,13 @@ use tokio::runtime::Runtime;
 
 use crate::person::Person;
 use crate::process::Process;
-use crate::wait::{wait_for, wait_until};
+use crate::wait::wait_for;
 use crate::{World, tools};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// No window is narrower, but for that of a phone.
 const DESKTOP_WIDTH_MIN: u32 = 500;
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
 const SHOWS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A window of a browser, closed when dropped.
@@ -92,12 +93,15 @@ impl Browser {
     /// Waits until an element says this.
     #[track_caller]
     pub fn wait_until_it_says(&self, selector: &str, words: &str) {
-        let mut said = String::new();
-        let says = || {
-            said = self.text(selector);
-            said.contains(words)
-        };
-        wait_until(&format!("{selector} to say {words:?}"), SHOWS_WITHIN, says);
+        let begun = Instant::now();
+        loop {
+            let said = self.text(selector);
+            if said.contains(words) {
+                return;
+            }
+            assert!(begun.elapsed() < SHOWS_WITHIN, "{selector} should say {words:?}: {said:?}");
+            std::thread::sleep(LOOKS_EVERY);
+        }
     }
 
     /// How many elements there are.

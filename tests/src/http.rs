@@ -30,7 +30,7 @@ pub fn get(port: u16, path: &str) -> Option<Answer> {
     request(port, "GET", path, None, None)
 }
 
-/// Sends a request, with a token and a JSON document where there are any.
+/// Sends a request of HTTP/1.0, whose answers come in one piece, with a token and a JSON document where there are any.
 pub fn request(
     port: u16,
     method: &str,
@@ -38,7 +38,7 @@ pub fn request(
     token: Option<&str>,
     document: Option<&str>,
 ) -> Option<Answer> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: drydock\r\nConnection: close\r\n");
+    let mut head = format!("{method} {path} HTTP/1.0\r\nHost: drydock\r\nConnection: close\r\n");
     if let Some(token) = token {
         head.push_str(&format!("Authorization: Bearer {token}\r\n"));
     }

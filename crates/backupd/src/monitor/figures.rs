@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use engine::catalog::Catalog;
+use engine::check::Space;
 use engine::status::{self, Fork, HoleStatus, Request, RunningBackup, Written};
 use repository::state::Verification;
 use repository::{Cluster, Record};
@@ -34,8 +35,8 @@ pub(crate) struct Figures {
     pub pack_bytes: u64,
     /// Bytes of all WAL.
     pub wal_bytes: u64,
-    /// Bytes that can still be written, where that can be known.
-    pub free_bytes: Option<u64>,
+    /// Room where the repository is, where that can be known.
+    pub space: Option<Space>,
     /// Holes, and what they mean.
     pub holes: Vec<HoleStatus>,
     /// Where timelines were left.
@@ -89,9 +90,8 @@ pub(crate) async fn keep_figures(
         };
         match looked {
             Ok(figures) => {
-                let free_bytes = directory.as_deref().and_then(crate::space).map(|space| space.free_bytes);
                 written.clone_from(&figures.written);
-                observed.keep(Figures { free_bytes, ..figures });
+                observed.keep(Figures { space: directory.as_deref().and_then(crate::space), ..figures });
             }
             // Whoever asks sees that the figures are old.
             Err(error) => tracing::debug!("the repository cannot be asked for figures: {error}"),
@@ -120,7 +120,7 @@ async fn look(settings: &Settings, cluster: &Cluster, known: &[Written]) -> Resu
         last: records.last().cloned(),
         pack_bytes: packs.values().sum(),
         wal_bytes: catalog.coverage.timelines.values().map(|covered| covered.stored_bytes).sum(),
-        free_bytes: None,
+        space: None,
         holes: status.holes,
         forks: status.forks,
         written: status::written(cluster, &catalog, known).await?,

@@ -90,7 +90,7 @@ fn archive(registry: &mut Registry, snapshot: &Snapshot) {
     gauge(
         registry,
         "wal_lag_seconds",
-        "For how long the archive has been behind the server",
+        "How old the oldest WAL is that is not durable; also counts while no server can be reached",
         snapshot.behind_seconds,
     );
 }
@@ -142,6 +142,15 @@ fn repository(registry: &mut Registry, figures: &Figures, now: DateTime<Utc>) {
         (label("kind", "wal"), figures.wal_bytes as f64),
     ];
     labelled(registry, "repository_bytes", "Bytes in the repository", bytes);
+    if let Some(space) = figures.space {
+        gauge(
+            registry,
+            "repository_free_bytes",
+            "Room left where the repository is",
+            space.free_bytes as f64,
+        );
+        gauge(registry, "repository_room_bytes", "Room in all where it is", space.total_bytes as f64);
+    }
     let window = figures.list.windows.last();
     let (from, until) = (window.map(|window| window.from), window.and_then(|window| window.to));
     gauge(
@@ -227,7 +236,7 @@ fn names_of_postdock(registry: &mut Registry, snapshot: &Snapshot) {
         registry,
         "barman_disk_free_bytes",
         "Room where the repository is",
-        figures.free_bytes.map(|bytes| bytes as f64),
+        figures.space.map(|space| space.free_bytes as f64),
     );
     let Some(last) = &figures.last else { return };
     for (name, value) in [

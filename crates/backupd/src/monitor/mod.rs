@@ -4,6 +4,7 @@
 //! Whoever reaches the address may ask, as monitoring systems do: nothing here tells what is in the database, and nothing
 //! can be changed.
 
+mod behind;
 mod figures;
 mod health;
 mod metrics;

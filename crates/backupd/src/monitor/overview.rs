@@ -159,7 +159,7 @@ fn figures(snapshot: &Snapshot) -> Option<FiguresView> {
         windows: figures.list.windows,
         pack_bytes: figures.pack_bytes,
         wal_bytes: figures.wal_bytes,
-        free_bytes: figures.free_bytes,
+        free_bytes: figures.space.map(|space| space.free_bytes),
         verified: figures.verified,
         findings: figures.findings,
     })

@@ -8,6 +8,7 @@ use engine::archive::ArchiveStatus;
 use engine::follow::FollowStatus;
 use tokio::sync::watch;
 
+use super::behind::Behind;
 use super::figures::Figures;
 
 /// What the service is at.
@@ -40,8 +41,7 @@ pub(crate) struct Observed {
 struct Inner {
     phase: Phase,
     figures: Option<Arc<Figures>>,
-    /// When all that the server had was last seen to be durable.
-    level_at: Option<DateTime<Utc>>,
+    behind: Behind,
 }
 
 /// All of it at one moment.
@@ -85,7 +85,7 @@ impl Observed {
     /// The service is at something else from now on.
     pub fn enter(&self, phase: Phase) {
         let mut inner = self.lock();
-        (inner.phase, inner.level_at) = (phase, None);
+        (inner.phase, inner.behind) = (phase, Behind::default());
     }
 
     pub(super) fn keep(&self, figures: Figures) {
@@ -101,13 +101,12 @@ impl Observed {
         self.hint.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes whether the archive is level with the server; to be called now and then.
+    /// Notes how far the server and the archive are; to be called now and then.
     pub(super) fn note_level(&self, now: DateTime<Utc>) {
         let mut inner = self.lock();
-        let Phase::Leading { archive, .. } = &inner.phase else { return };
-        let is_level = is_level(&archive.borrow());
-        if is_level || inner.level_at.is_none() {
-            inner.level_at = Some(now);
+        let Inner { phase, behind, .. } = &mut *inner;
+        if let Phase::Leading { archive, .. } = phase {
+            behind.look(&archive.borrow(), now);
         }
     }
 
@@ -144,14 +143,15 @@ impl Observed {
                 ("leading", Some(archive.borrow().clone()), Some(follow.borrow().clone()))
             }
         };
-        let behind = |level_at: DateTime<Utc>| now.signed_duration_since(level_at).as_seconds_f64().max(0.0);
+        let seconds = |since: DateTime<Utc>| now.signed_duration_since(since).as_seconds_f64().max(0.0);
+        let behind = archive.is_some().then(|| inner.behind.since().map_or(0.0, seconds));
         Snapshot {
             cluster: self.cluster.clone(),
             phase,
             archive,
             follow,
             figures: inner.figures.clone(),
-            behind_seconds: inner.level_at.map(behind),
+            behind_seconds: behind,
             now,
         }
     }
@@ -177,8 +177,4 @@ impl Snapshot {
             (None, None) => "waiting for a server to stream from".to_owned(),
         }
     }
-}
-
-fn is_level(archive: &ArchiveStatus) -> bool {
-    archive.server.is_some() && archive.durable.is_some_and(|durable| durable.lsn() >= archive.server_end)
 }

@@ -175,7 +175,7 @@ function lanes() {
   const now = Date.parse(overview.now);
   const streaming = overview.server !== null ? overview.timeline : null;
   const numbers = [...new Set([...figures.wal.map((wal) => wal.timeline), ...figures.backups.map((backup) => backup.timeline)])];
-  return numbers.sort((a, b) => a - b).map((timeline) => {
+  const drawn = numbers.sort((a, b) => a - b).map((timeline) => {
     const backups = figures.backups.filter((backup) => backup.timeline === timeline);
     const ranges = figures.written.filter((range) => range.timeline === timeline).map((range) => {
       const inside = backups.filter((backup) => backup.start_lsn && lsn(backup.start_lsn) >= lsn(range.from) && lsn(backup.start_lsn) <= lsn(range.to));
@@ -194,6 +194,15 @@ function lanes() {
     });
     return { timeline, backups, ranges, holes };
   });
+  for (const fork of figures.forks) beginAtFork(drawn, fork);
+  return drawn;
+}
+
+// The first segment of a timeline repeats its parent's WAL up to the fork, with its times.
+function beginAtFork(drawn, fork) {
+  const end = drawn.find((lane) => lane.timeline === fork.from_timeline)?.ranges.at(-1)?.to;
+  const first = drawn.find((lane) => lane.timeline === fork.timeline)?.ranges[0];
+  if (end && first) first.from = Math.max(first.from, Math.min(end, first.to));
 }
 
 function lsn(text) {
@@ -339,6 +348,7 @@ async function plan() {
   const box = element("command");
   box.hidden = false;
   element("copy").hidden = true;
+  element("shell").hidden = true;
   element("line").textContent = "";
   element("verdict").textContent = `asking how to get to ${time(text)} …`;
   try {
@@ -348,6 +358,7 @@ async function plan() {
     element("verdict").textContent = `✓ ${time(text)} can be restored, from backup ${found.backup} along timeline ${steps}, with at most ${size(found.wal_bytes)} of WAL to replay.`;
     element("line").textContent = command;
     element("copy").hidden = false;
+    element("shell").hidden = false;
   } catch (error) {
     box.className = "bad";
     element("verdict").textContent = `✗ ${time(text)} cannot be restored: ${error.message}`;

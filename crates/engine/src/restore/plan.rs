@@ -1,6 +1,7 @@
 //! Deciding how to get to a target.
 
 use pgformat::Lsn;
+use repository::wal::Hole;
 use repository::{Cluster, Record};
 
 use super::locate::{self, Sought};
@@ -143,11 +144,14 @@ async fn see_that_it_opens(
     Ok(())
 }
 
+/// The hole that a path ends at.
+fn hole_at(catalog: &Catalog, reach: Reach) -> Option<&Hole> {
+    let covered = catalog.coverage.timelines.get(&reach.timeline)?;
+    covered.holes.iter().find(|hole| hole.from <= reach.lsn && reach.lsn < hole.to)
+}
+
 fn gap_reason(catalog: &Catalog, reach: Reach) -> String {
-    let covered = catalog.coverage.timelines.get(&reach.timeline);
-    let hole = covered
-        .and_then(|covered| covered.holes.iter().find(|hole| hole.from <= reach.lsn && reach.lsn < hole.to));
-    match hole {
+    match hole_at(catalog, reach) {
         Some(hole) => format!(
             "timeline {} has a hole from {} to {}, found {}: {}",
             hole.timeline,
@@ -217,7 +221,10 @@ async fn stop(
                 return Ok(Err(rejected(false, reason)));
             }
             find(&wal, request, record, reach, size, || {
-                format!("no transaction in the WAL ended after {}", show(*time))
+                let hole = hole_at(catalog, reach).map_or_else(String::new, |_| {
+                    format!(", as far as it can be reached: {}", gap_reason(catalog, reach))
+                });
+                format!("no transaction in the WAL ended after {}{hole}", show(*time))
             })
             .await
         }
