@@ -35,6 +35,8 @@ pub enum Exit {
     Destination = 9,
     /// It was done, and something was found.
     Findings = 10,
+    /// Somebody else is at it.
+    Busy = 11,
 }
 
 /// The codes as `--help` lists them.
@@ -50,7 +52,8 @@ Exit codes:
   7   the repository is damaged
   8   no such backup, or the target cannot be reached
   9   the destination cannot be restored into
-  10  done, with findings";
+  10  done, with findings
+  11  another base backup of the cluster is being taken";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
@@ -65,6 +68,7 @@ impl Failure {
             Failure::Config(_) => Exit::Configuration,
             Failure::Engine(error) => of_engine(error),
             Failure::Destination { .. } => Exit::Destination,
+            Failure::Busy { .. } => Exit::Busy,
             Failure::System { .. } => Exit::Failed,
         }
     }

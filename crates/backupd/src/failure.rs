@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use repository::BackupId;
+
 use crate::config::{self, Settings};
 
 /// Why a run failed.
@@ -20,6 +22,16 @@ pub enum Failure {
         reason: String,
         /// What to do about it.
         hint: String,
+    },
+    /// Somebody else is at it.
+    #[error("a base backup of this cluster is being taken already: {id}, by {runner}, since {since}")]
+    Busy {
+        /// The backup.
+        id: BackupId,
+        /// Who takes it: `host/process id`.
+        runner: String,
+        /// Since when.
+        since: String,
     },
     /// The system we run on.
     #[error("cannot {action}")]
@@ -60,6 +72,9 @@ impl Failure {
         match self {
             Failure::Config(_) | Failure::System { .. } => None,
             Failure::Destination { hint, .. } => Some(hint.clone()),
+            Failure::Busy { .. } => {
+                Some("wait until it is over, which `backupctl status` tells; one that was killed counts for two minutes".to_owned())
+            }
             Failure::Engine(error) => {
                 let hints = [hint(error, settings), settings.and_then(|settings| elsewhere(error, settings))];
                 hints.into_iter().flatten().reduce(|one, other| format!("{one}; {other}"))

@@ -19,6 +19,16 @@ fn this() -> Option<String> {
     Some(format!("{}/{id}/{}", place()?, began(id)?))
 }
 
+/// Whether a runner, as [`crate::runner`] names it, is known to have ended: a process of this host that is not there any more, or
+/// one whose id is ours now.
+pub(crate) fn runner_has_ended(runner: &str) -> bool {
+    let mine = crate::runner();
+    let (Some((host, id)), Some((my_host, my_id))) = (runner.rsplit_once('/'), mine.rsplit_once('/')) else {
+        return false;
+    };
+    host == my_host && (id == my_id || id.parse().is_ok_and(|id| began(id).is_none()))
+}
+
 /// Where process ids mean the same as to us.
 fn place() -> Option<String> {
     let boot = fs::read_to_string(BOOT_ID).ok()?;
@@ -65,5 +75,15 @@ mod tests {
         assert!(has_ended(&childs), "{childs}");
         assert!(!has_ended("elsewhere/pid:[1]/7/1"), "of another machine nobody knows");
         assert!(!has_ended(""));
+    }
+
+    #[test]
+    fn a_runner_that_has_ended_is_known_to_have() {
+        let host = crate::runner().rsplit_once('/').unwrap().0.to_owned();
+        assert!(runner_has_ended(&crate::runner()), "we are not running yet");
+        assert!(!runner_has_ended(&format!("{host}/1")), "the first process is always there");
+        assert!(runner_has_ended(&format!("{host}/{}", u32::MAX)));
+        assert!(!runner_has_ended(&format!("another-{host}/{}", u32::MAX)));
+        assert!(!runner_has_ended("nonsense"));
     }
 }

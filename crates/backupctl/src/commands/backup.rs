@@ -2,13 +2,14 @@
 
 use backupd::config::Settings;
 use backupd::view::BackupView;
-use backupd::{Exit, Failure, open, source, stop};
+use backupd::{Exit, Failure, open, schedule, source, stop};
 use engine::backup::{BackupRequest, Phase, Progress};
 use repository::pin::Pin;
+use repository::state::Heartbeat;
 use tokio::sync::watch;
 
 use crate::Context;
-use crate::output::{self, size};
+use crate::output::{self, size, time};
 use crate::progress::{self, Shown};
 
 /// With less room than a few segments take, the archive is as good as full.
@@ -28,6 +29,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<Exit,
     context.settings.server()?;
     let shutdown = stop::on_signals()?;
     let cluster = open::or_create(&context.settings, backupd::now()).await?;
+    if let Some(Heartbeat { id, runner, started_at, .. }) = schedule::running(&cluster).await? {
+        return Err(Failure::Busy { id, runner, since: time(started_at) });
+    }
     let request = BackupRequest { note: arguments.note };
     let (progress, watched) = watch::channel(Progress::default());
     let work = source::back_up(&context.settings, &cluster, &request, &progress, &shutdown);

@@ -9,6 +9,7 @@ use engine::backup::{BackupRequest, Progress};
 use repository::Record;
 use tokio::sync::watch;
 
+use super::clockwork::{self, Clockwork};
 use super::{Calendar, Decision, Failed, LOOK_AGAIN, NAP_MAX, Situation, decide, running, until_then};
 use crate::api::Lead;
 use crate::config::{Live, Settings};
@@ -17,33 +18,16 @@ use crate::{Failure, source};
 
 /// Takes backups by the clock until our turn is over. The gate is held while one is taken.
 pub(crate) async fn take_backups(
-    mut live: Live,
+    live: Live,
     lead: Lead,
     archive: watch::Receiver<ArchiveStatus>,
     observed: Arc<Observed>,
 ) {
     let over = lead.over.clone();
-    let mut clockwork =
-        Clockwork { settings: live.now(), lead, archive, observed, newest: None, failed: None };
-    clockwork.say_when();
-    loop {
-        let nap = tokio::select! {
-            () = over.cancelled() => return,
-            nap = clockwork.step() => nap,
-        };
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = tokio::time::sleep(nap.min(NAP_MAX)) => {}
-            () = live.changed() => {
-                clockwork.settings = live.now();
-                clockwork.say_when();
-            }
-        }
-    }
+    clockwork::run(Backups { lead, archive, observed, newest: None, failed: None }, live, over).await;
 }
 
-struct Clockwork {
-    settings: Arc<Settings>,
+struct Backups {
     lead: Lead,
     archive: watch::Receiver<ArchiveStatus>,
     observed: Arc<Observed>,
@@ -52,19 +36,16 @@ struct Clockwork {
     failed: Option<Failed>,
 }
 
-impl Clockwork {
-    fn say_when(&self) {
-        if let Some(calendar) = &self.settings.schedule.backups {
-            let next = calendar.next(crate::now()).map(|next| next.to_rfc3339());
-            tracing::info!(schedule = calendar.as_str(), next, "backups are taken by the clock");
-        }
+impl Clockwork for Backups {
+    const WHAT: &str = "backups are taken";
+
+    fn calendar(settings: &Settings) -> Option<&Calendar> {
+        settings.schedule.backups.as_ref()
     }
 
-    /// Takes a backup if it is time; how long nothing is to be done then.
-    async fn step(&mut self) -> Duration {
-        let settings = self.settings.clone();
-        let Some(calendar) = &settings.schedule.backups else { return NAP_MAX };
-        if let Decision::Wait { until } = self.decide(calendar, false) {
+    async fn step(&mut self, settings: Arc<Settings>) -> Duration {
+        let Some(calendar) = Self::calendar(&settings) else { return NAP_MAX };
+        if let Decision::Wait { until } = self.decide(&settings, calendar, false) {
             return until_then(until);
         }
         // Whoever is asked every few seconds should be asked little: only now is the repository looked at.
@@ -75,7 +56,7 @@ impl Clockwork {
                 return LOOK_AGAIN;
             }
         };
-        let due = match self.decide(calendar, running) {
+        let due = match self.decide(&settings, calendar, running) {
             Decision::Wait { until } => return until_then(until),
             Decision::Begin { due } => due,
         };
@@ -84,12 +65,14 @@ impl Clockwork {
         }
         // Another part of the service may be at it, and then this one need not.
         let Ok(_held) = self.lead.gate.clone().try_lock_owned() else { return LOOK_AGAIN };
-        self.back_up(calendar, due).await;
+        self.back_up(&settings, calendar, due).await;
         Duration::ZERO
     }
+}
 
-    fn decide(&self, calendar: &Calendar, running: bool) -> Decision {
-        let schedule = &self.settings.schedule;
+impl Backups {
+    fn decide(&self, settings: &Settings, calendar: &Calendar, running: bool) -> Decision {
+        let schedule = &settings.schedule;
         decide(&Situation {
             calendar,
             jitter: schedule.jitter,
@@ -109,9 +92,9 @@ impl Clockwork {
         Ok(running(&self.lead.cluster).await?.is_some())
     }
 
-    async fn back_up(&mut self, calendar: &Calendar, due: DateTime<Utc>) {
+    async fn back_up(&mut self, settings: &Settings, calendar: &Calendar, due: DateTime<Utc>) {
         tracing::info!(due = due.to_rfc3339(), "taking a base backup, which is due");
-        match take(&self.settings, &self.lead).await {
+        match take(settings, &self.lead).await {
             Ok(record) => {
                 self.lead.events.backup_finished(&record);
                 self.observed.hint();
@@ -129,7 +112,7 @@ impl Clockwork {
                 let times = self.failed.map_or(0, |failed| failed.times) + 1;
                 self.failed = Some(Failed { at: crate::now(), times });
                 self.lead.events.backup_failed(&engine::chain(&error));
-                let hint = error.hint(Some(&self.settings)).unwrap_or_default();
+                let hint = error.hint(Some(settings)).unwrap_or_default();
                 tracing::error!(
                     hint,
                     times,

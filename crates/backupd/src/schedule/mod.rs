@@ -5,6 +5,7 @@
 
 mod backups;
 mod calendar;
+mod clockwork;
 mod decide;
 mod verification;
 
@@ -13,6 +14,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use repository::Cluster;
 use repository::state::Heartbeat;
+
+use crate::process;
 
 pub(crate) use backups::take_backups;
 pub use calendar::{Calendar, Window};
@@ -26,10 +29,14 @@ const SILENT_MAX: chrono::Duration = chrono::Duration::minutes(2);
 /// Time to the next look while nothing is streamed, or the repository cannot be asked.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// A backup of the cluster that runs, wherever it does. One that was killed is not waited for as long as what it left is kept.
-pub(crate) async fn running(cluster: &Cluster) -> Result<Option<Heartbeat>, repository::Error> {
+/// A backup of the cluster that runs, wherever it does. One that was killed is not waited for as long as what it left is kept, and not at
+/// all where it is known to have ended.
+pub async fn running(cluster: &Cluster) -> Result<Option<Heartbeat>, repository::Error> {
     let now = crate::now();
-    let lives = |running: &Heartbeat| now.signed_duration_since(running.updated_at) < SILENT_MAX;
+    let lives = |running: &Heartbeat| {
+        now.signed_duration_since(running.updated_at) < SILENT_MAX
+            && !process::runner_has_ended(&running.runner)
+    };
     Ok(cluster.heartbeats().await?.into_iter().find(lives))
 }
 

@@ -9,7 +9,8 @@ use repository::Cluster;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Decision, Failed, LOOK_AGAIN, NAP_MAX, Situation, decide, until_then};
+use super::clockwork::{self, Clockwork};
+use super::{Calendar, Decision, Failed, LOOK_AGAIN, NAP_MAX, Situation, decide, until_then};
 use crate::Failure;
 use crate::api::Lead;
 use crate::config::{Live, Settings};
@@ -39,46 +40,27 @@ pub(crate) async fn verify(
 }
 
 /// Verifies by the clock until our turn is over.
-pub(crate) async fn verify_by_the_clock(mut live: Live, lead: Lead, observed: Arc<Observed>) {
+pub(crate) async fn verify_by_the_clock(live: Live, lead: Lead, observed: Arc<Observed>) {
     let over = lead.over.clone();
-    let mut clockwork = Clockwork { settings: live.now(), lead, observed, failed: None };
-    clockwork.say_when();
-    loop {
-        let nap = tokio::select! {
-            () = over.cancelled() => return,
-            nap = clockwork.step() => nap,
-        };
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = tokio::time::sleep(nap.min(NAP_MAX)) => {}
-            () = live.changed() => {
-                clockwork.settings = live.now();
-                clockwork.say_when();
-            }
-        }
-    }
+    clockwork::run(Verifications { lead, observed, failed: None }, live, over).await;
 }
 
-struct Clockwork {
-    settings: Arc<Settings>,
+struct Verifications {
     lead: Lead,
     observed: Arc<Observed>,
     failed: Option<Failed>,
 }
 
-impl Clockwork {
-    fn say_when(&self) {
-        if let Some(calendar) = &self.settings.schedule.verification {
-            let next = calendar.next(crate::now()).map(|next| next.to_rfc3339());
-            tracing::info!(schedule = calendar.as_str(), next, "the repository is verified by the clock");
-        }
+impl Clockwork for Verifications {
+    const WHAT: &str = "the repository is verified";
+
+    fn calendar(settings: &Settings) -> Option<&Calendar> {
+        settings.schedule.verification.as_ref()
     }
 
-    /// Verifies if it is time; how long nothing is to be done then.
-    async fn step(&mut self) -> Duration {
-        let settings = self.settings.clone();
+    async fn step(&mut self, settings: Arc<Settings>) -> Duration {
         let schedule = &settings.schedule;
-        let Some(calendar) = &schedule.verification else { return NAP_MAX };
+        let Some(calendar) = Self::calendar(&settings) else { return NAP_MAX };
         let last = match self.last().await {
             Ok(last) => last,
             Err(error) => {
@@ -102,12 +84,14 @@ impl Clockwork {
         match decision {
             Decision::Wait { until } => until_then(until),
             Decision::Begin { due } => {
-                self.verify(due).await;
+                self.verify(&settings, due).await;
                 Duration::ZERO
             }
         }
     }
+}
 
+impl Verifications {
     /// When the last verification began that read something, or else when the cluster came to be known: a new repository need not be
     /// verified for what was due before. `None` where there is no cluster.
     async fn last(&self) -> Result<Option<DateTime<Utc>>, repository::Error> {
@@ -116,12 +100,12 @@ impl Clockwork {
         Ok(Some(verified.map_or(identity.created_at, |verified| verified.started_at)))
     }
 
-    async fn verify(&mut self, due: DateTime<Utc>) {
+    async fn verify(&mut self, settings: &Settings, due: DateTime<Utc>) {
         tracing::info!(due = due.to_rfc3339(), "verifying the repository, which is due");
-        let reading = Reading::Share(self.settings.schedule.verification_share);
+        let reading = Reading::Share(settings.schedule.verification_share);
         let (progress, _) = watch::channel(Progress::default());
         let Lead { cluster, events, over, .. } = &self.lead;
-        match verify(&self.settings, cluster, reading, events, &progress, over).await {
+        match verify(settings, cluster, reading, events, &progress, over).await {
             Ok(report) => {
                 self.failed = None;
                 tracing::info!(
