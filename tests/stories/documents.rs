@@ -303,7 +303,7 @@ fn every_setting_and_exit_code_is_in_the_readme() {
             codes_seen += 1;
         }
     }
-    assert_eq!(codes_seen, 11);
+    assert_eq!(codes_seen, 12);
 }
 
 #[test]
